@@ -1,0 +1,3 @@
+from lucid_events.cli import main
+
+main()
