@@ -1,0 +1,1 @@
+"""The wire as documents: schemas, samples and AsyncAPI, generated from the structs."""
