@@ -1,0 +1,255 @@
+"""Bytes between the source and the cutter: a bounded queue that goes on on disk when it must.
+
+    put ──► memory ──► take                 as long as there is room
+    put ──► spool  ──► take                 once capture has not moved for `spool_after_s`
+    put ──► dropped, a gap                  only if the options say so
+
+Order is kept throughout: once a byte went to the spool alone, everything after it does, until the
+reading side has caught up.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lucid_events.ports import Clock
+from lucid_events.recorder.cutter import Reason
+from lucid_events.recorder.options import RecorderOptions
+from lucid_events.recorder.spool import Spool
+from lucid_events.recorder.waiting import wait_by
+
+Step = Literal["blocking", "spooling", "flowing"]
+Held = Callable[[], Iterable[tuple[int, bytes | memoryview]]]
+
+_LOOK_S = 0.25
+"""Between looks at how long capture has stood still, while the queue is full."""
+_SPOOL_BLOCK_BYTES = 1024 * 1024
+"""Small blocks are written together, so a chatty source does not cost a frame per line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A chunk ends here; without a reason it goes on, but what was put before must not wait to be sent."""
+
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The bytes from `start` to `end` were dropped."""
+
+    start: int
+    end: int
+
+
+class Intake:
+    """One session's bytes from `start` on; one task puts, one takes.
+
+    Args:
+        start: offset of the next byte taken; `end` of the next byte put. They differ when the
+            spool holds what an earlier recorder could not send.
+        stalled_s: how long capture has not moved, 0 when it moves.
+        held: (offset, bytes) of everything taken and not yet acknowledged, in order.
+        arrived: called when there is something to take.
+        on_step: called when the way of coping with pressure changes.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: int,
+        end: int,
+        options: RecorderOptions,
+        clock: Clock,
+        spool: Spool | None,
+        stalled_s: Callable[[], float],
+        held: Held,
+        arrived: Callable[[], None],
+        on_step: Callable[[Step, str], None],
+    ) -> None:
+        self.position, self.end = start, end
+        self._options, self._clock, self._spool = options, clock, spool
+        self._stalled_s, self._held, self._arrived, self._on_step = stalled_s, held, arrived, on_step
+        self._memory: deque[tuple[int, bytes]] = deque()
+        self._memory_bytes = 0
+        self._marks: deque[tuple[int, Mark]] = deque()
+        self._gaps: deque[Missing] = deque()
+        self._spilled = end > start
+        self._room = asyncio.Event()
+        self._step: Step = "spooling" if self._spilled else "flowing"
+        self.dropped_bytes = 0
+        self.in_hand = b""
+
+    @property
+    def step(self) -> Step:
+        """How pressure is coped with now."""
+        return self._step
+
+    async def put(self, block: bytes) -> None:
+        """Take `block` in; returns when it is held, in memory or on disk, or given up as a gap."""
+        # Cancelled, it stays in hand for `save`: a pipe can't be asked for it again.
+        self.in_hand = block
+        await self._put(block)
+        self.in_hand = b""
+
+    async def _put(self, block: bytes) -> None:
+        since = self._clock.now()
+        while True:
+            if self._spilled or (self._spool and self._spool.always and self._fits(block)):
+                if await self._write(block):
+                    return
+                if not self._spilled:  # the disk is full and was only a precaution
+                    return self._hold(block)
+            elif self._fits(block):
+                return self._hold(block)
+            elif self._spool and await self._spill(self._spool):
+                continue
+            waited_s = (self._clock.now() - since).total_seconds()
+            if self._drops(waited_s):
+                return self._drop(len(block))
+            if waited_s >= self._options.slow_after_s and self._step == "flowing":
+                self._enter("blocking", "capture takes less than the source gives")
+            self._room.clear()
+            await wait_by(self._clock, self._room, _LOOK_S)
+
+    def mark(self, reason: Reason | None) -> None:
+        """End a chunk behind everything put so far; without a reason, only send it without delay."""
+        self._marks.append((self.end, Mark(reason)))
+        self._arrived()
+
+    async def take(self) -> bytes | Mark | Missing | None:
+        """Return what comes next, None when nothing is there yet."""
+        if self._marks and self._marks[0][0] == self.position:
+            return self._marks.popleft()[1]
+        if self._gaps and self._gaps[0].start == self.position:
+            gap = self._gaps.popleft()
+            self.position = gap.end
+            return gap
+        if self._memory and self._memory[0][0] == self.position:
+            _, block = self._memory.popleft()
+            self._memory_bytes -= len(block)
+            self._taken(len(block))
+            return block
+        if not self._spilled or self._spool is None:
+            return None
+        frame = await asyncio.to_thread(self._spool.read, self.position)
+        if frame.data is None:
+            self.position = frame.end
+            self._caught_up()
+            return Missing(frame.offset, frame.end)
+        data = frame.data
+        if self._marks and self._marks[0][0] < frame.end:
+            data = data[: self._marks[0][0] - frame.offset]
+        self._taken(len(data))
+        return data
+
+    def save(self) -> bool:
+        """Bring all that is not acknowledged to the disk, at once; False when it can't be kept."""
+        if self._spool is None:
+            return False
+        complete = all(
+            self._spool.append(offset, data)
+            for offset, data in self._unsaved(self._spool, (self.end, self.in_hand))
+        )
+        for gap in self._gaps:
+            if gap.start >= self._spool.end:
+                self._spool.append_gap(gap.start, gap.end)
+        self._spool.sync()
+        return complete
+
+    def release(self, upto: int) -> None:
+        """Forget local copies of bytes below `upto`, which are stored and verified."""
+        if self._spool:
+            self._spool.release(upto)
+        self._room.set()
+
+    def _fits(self, block: bytes) -> bool:
+        if self._spilled:
+            return False
+        return not self._memory or self._memory_bytes + len(block) <= self._options.read_ahead_bytes
+
+    def _hold(self, block: bytes) -> None:
+        if self._step == "blocking":
+            self._enter("flowing", "there is room again")
+        self._memory.append((self.end, block))
+        self._memory_bytes += len(block)
+        self.end += len(block)
+        self._arrived()
+
+    async def _write(self, block: bytes) -> bool:
+        """Append to the spool, and hold in memory too when it is only a precaution; False when it is full."""
+        spool, gap = self._spool, self._gaps[-1] if self._gaps else None
+        if spool is None:
+            return False
+        if gap and gap.end == self.end and gap.start == spool.end:
+            await asyncio.to_thread(spool.append_gap, gap.start, gap.end)
+        if not await asyncio.to_thread(spool.append, self.end, block):
+            return False
+        if not self._spilled:
+            self._hold(block)
+        else:
+            self.end += len(block)
+            self._arrived()
+        return True
+
+    async def _spill(self, spool: Spool) -> bool:
+        """Go on on disk, when capture has stood still for long enough; False when not, or when it is full.
+
+        Everything unacknowledged is copied there first, so that a killed recorder loses none of it.
+        """
+        if self._stalled_s() < self._options.spool_after_s:
+            return False
+        for offset, data in list(self._unsaved(spool)):
+            if not await asyncio.to_thread(spool.append, offset, data):
+                return False
+        self._spilled = True
+        self._enter("spooling", "capture has not moved")
+        return True
+
+    def _unsaved(self, spool: Spool, *last: tuple[int, bytes]) -> Iterable[tuple[int, bytes | memoryview]]:
+        parts: list[bytes | memoryview] = []
+        begin = size = 0
+        for offset, block in [*self._held(), *self._memory, *last]:
+            skip = max(0, spool.end - offset)
+            data = memoryview(block)[skip:]
+            if not data:
+                continue
+            if parts and (begin + size != offset + skip or size + len(data) > _SPOOL_BLOCK_BYTES):
+                yield begin, b"".join(parts)
+                parts, size = [], 0
+            if not parts:
+                begin = offset + skip
+            parts.append(data)
+            size += len(data)
+        if parts:
+            yield begin, b"".join(parts)
+
+    def _taken(self, size: int) -> None:
+        self.position += size
+        self._room.set()
+        self._caught_up()
+
+    def _caught_up(self) -> None:
+        if self._spilled and self.position == self.end:
+            self._spilled = False
+            self._enter("flowing", "the spool has been sent")
+
+    def _drops(self, waited_s: float) -> bool:
+        limit_s = self._options.gap_after_s
+        dropping = bool(self._gaps) and self._gaps[-1].end == self.end
+        return limit_s is not None and (dropping or waited_s >= limit_s)
+
+    def _drop(self, size: int) -> None:
+        self.dropped_bytes += size
+        if self._gaps and self._gaps[-1].end == self.end:
+            self._gaps[-1] = Missing(self._gaps[-1].start, self.end + size)
+        else:
+            self._gaps.append(Missing(self.end, self.end + size))
+        self.end += size
+
+    def _enter(self, step: Step, reason: str) -> None:
+        if step != self._step:
+            self._step = step
+            self._on_step(step, reason)

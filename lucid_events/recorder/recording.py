@@ -1,0 +1,390 @@
+"""One recording from beginning to end: a source's bytes into a session, until all of it is proven stored."""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from lucid_events.client import Commands
+from lucid_events.domain.commands import Create, Detach, Slow
+from lucid_events.domain.ids import SessionId
+from lucid_events.domain.replies import Accepted, BeatReply
+from lucid_events.domain.transitions import State
+from lucid_events.domain.values import Frames
+from lucid_events.errors import (
+    AppendUncertain,
+    CommandRejected,
+    Fenced,
+    LucidError,
+    StoreUnavailable,
+)
+from lucid_events.ports import CaptureStore, Clock, EventStore, LiveFeed
+from lucid_events.recorder.conductor import Conductor
+from lucid_events.recorder.cutter import Cutter, Reason
+from lucid_events.recorder.intake import Intake, Step
+from lucid_events.recorder.link import SessionLink, tell_apart
+from lucid_events.recorder.opening import become_recorder, where_to_read_on
+from lucid_events.recorder.options import (
+    Acked,
+    Checkpoint,
+    RecorderOptions,
+    Totals,
+    ignore_acked,
+    no_checkpoint,
+)
+from lucid_events.recorder.receipts import Receipts
+from lucid_events.recorder.sealer import Sealer
+from lucid_events.recorder.sources import CountsFrames, Source
+from lucid_events.recorder.spool import Spool
+from lucid_events.recorder.waiting import Signal
+from lucid_events.recorder.writer import CaptureWriter
+from lucid_events.subjects import Subjects
+
+_ASK_S = 5.0
+"""How long a fenced recorder waits to hear why."""
+_MOST_STEPS = 16
+"""Changes of step that wait to be told; the oldest are dropped when a server is away for long."""
+_log = logging.getLogger(__name__)
+
+
+class Recording:
+    """Records `source` into `session`; `run` once.
+
+    Args:
+        history: where the session's tail can be read when the live feed loses something; None
+            when the recorder has no right to it, then only the live feed brings receipts.
+        create: what the session is created with, when it does not exist.
+        spool: local copy of what the server does not take; None keeps bytes in memory only.
+        on_acked: called with the offset below which every byte is stored, as it advances.
+        checkpoint: awaited between the steps that a crash may fall between.
+    """
+
+    def __init__(
+        self,
+        session: SessionId,
+        source: Source,
+        *,
+        commands: Commands,
+        capture: CaptureStore,
+        live: LiveFeed,
+        clock: Clock,
+        subjects: Subjects,
+        history: EventStore | None = None,
+        create: Create | None = None,
+        options: RecorderOptions | None = None,
+        spool: Spool | None = None,
+        on_acked: Acked = ignore_acked,
+        checkpoint: Checkpoint = no_checkpoint,
+    ) -> None:
+        self._session, self._source, self._commands, self._capture = session, source, commands, capture
+        self._clock, self._spool, self._create = clock, spool, create or Create()
+        self._options, self._on_acked, self._checkpoint = options or RecorderOptions(), on_acked, checkpoint
+        self._moved = Signal()
+        self._receipts = Receipts(self._released, self._moved)
+        self._link = SessionLink(
+            commands,
+            live,
+            history,
+            clock,
+            subjects,
+            session,
+            options=self._options,
+            receipts=self._receipts,
+            moved=self._moved,
+        )
+        self._intake: Intake | None = None
+        self._writer: CaptureWriter | None = None
+        self._sealer: Sealer | None = None
+        self._conductor: Conductor | None = None
+        self._asked_to_stop = self._asked_to_leave = False
+        self._first_index = 0
+        self._steps: deque[tuple[Step, str]] = deque(maxlen=_MOST_STEPS)
+
+    @property
+    def state(self) -> State | None:
+        """The session's state, as far as is known."""
+        return self._link.state
+
+    @property
+    def acked_upto(self) -> int:
+        """Every byte of the session below this offset is stored."""
+        return self._writer.acked_upto if self._writer else 0
+
+    @property
+    def refusal(self) -> str:
+        """Why the server stores no bytes now, as far as it says; empty while it does."""
+        refused = self._writer.refusal if self._writer else None
+        return refused.message if refused else ""
+
+    @property
+    def opened(self) -> bool:
+        """Whether the recorder is attached and its source has begun."""
+        return self._conductor is not None
+
+    @property
+    def taken_upto(self) -> int:
+        """Every byte of the session below this offset was taken from the source, or was there before."""
+        return self._intake.end if self._intake else 0
+
+    @property
+    def ended_upto(self) -> int:
+        """Every byte below it is in a chunk that has ended; the rest waits in a chunk that is open."""
+        return self._writer.ended_upto if self._writer else 0
+
+    @property
+    def open_index(self) -> int:
+        """Index of the chunk that the next byte will belong to."""
+        return self._first_index + self._writer.open_n if self._writer else 0
+
+    @property
+    def step(self) -> Step:
+        """How pressure is coped with now."""
+        return self._intake.step if self._intake else "flowing"
+
+    def stop(self) -> None:
+        """End the recording in order, as if the session had been told to stop; `run` returns soon."""
+        self._asked_to_stop = True
+        if self._conductor:
+            self._conductor.stop()
+
+    def leave(self) -> None:
+        """End without stopping the session: what was read is sealed, and another recorder may go on."""
+        self._asked_to_leave = True
+        if self._conductor:
+            self._conductor.leave()
+
+    def send_now(self, *, end_chunk: bool = False) -> None:
+        """Send what the source gave so far at once; with `end_chunk`, end the chunk there."""
+        if self._intake:
+            self._intake.mark("end" if end_chunk else None)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Return as soon as `condition()` holds; it is looked at whenever this recording gets on."""
+        await self._moved.until(condition)
+
+    async def run(self) -> Totals:
+        """Record until the source ends or the session is stopped, and until all of it is stored.
+
+        Raises:
+            Fenced: another recorder took over, or this one was given up as lost; the message and
+                the fields `safe_offset` and `read_offset` say what is stored.
+            IntegrityError: a chunk was stored with other bytes, or could not be stored.
+            CommandRejected: the session's state does not allow recording.
+            ConfigError: the source can't be recorded, or fails on the way: then what it gave is
+                sealed and the session is in error (`safe_offset`).
+            StoreUnavailable: no progress within `finish_timeout_s`; what is not stored is in the
+                spool, if there is one.
+        """
+        try:
+            return await self._run()
+        finally:
+            await self._source.close()
+            if self._spool:
+                if self._intake:
+                    self._intake.save()
+                self._spool.close()
+
+    async def _run(self) -> Totals:
+        began = self._clock.now()
+        accepted = await become_recorder(
+            self._commands,
+            self._clock,
+            self._session,
+            self._create,
+            source=self._source,
+            options=self._options,
+            checkpoint=self._checkpoint,
+        )
+        self._link.attached(accepted)
+        try:
+            start = await where_to_read_on(
+                self._session, self._source, self._spool, offset=accepted.offset, append=self._options.append
+            )
+            await self._source.start()
+        except LucidError as exc:
+            await self._leave(accepted.epoch, accepted.offset, exc.message)
+            raise
+        intake, writer, sealer = self._build(accepted, start)
+        conductor = self._conductor = Conductor(
+            self._session,
+            self._source,
+            commands=self._commands,
+            link=self._link,
+            intake=intake,
+            writer=writer,
+            sealer=sealer,
+            receipts=self._receipts,
+            options=self._options,
+            moved=self._moved,
+            checkpoint=self._checkpoint,
+        )
+        if self._asked_to_stop:
+            conductor.stop()
+        if self._asked_to_leave:
+            conductor.leave()
+        self._moved.notify()
+        reason = await self._beside(
+            conductor.run(),
+            writer.run(intake),
+            sealer.run(),
+            self._link.run_beats(),
+            self._link.run_live(),
+            self._tell_pressure(writer, accepted.epoch),
+        )
+        seconds = (self._clock.now() - began).total_seconds()
+        return self._totals(accepted, conductor, intake, sealer, reason, seconds)
+
+    def _build(self, accepted: Accepted, start: int) -> tuple[Intake, CaptureWriter, Sealer]:
+        options = self._options
+        cutter = Cutter(
+            offset=accepted.offset,
+            chunk_bytes=accepted.settings.chunk_bytes,
+            piece_bytes=self._capture.max_piece_bytes,
+            chunk_s=accepted.settings.chunk_seconds,
+            flush_s=options.flush_interval_s,
+        )
+        writer = CaptureWriter(
+            self._capture,
+            self._clock,
+            self._session,
+            epoch=accepted.epoch,
+            offset=accepted.offset,
+            cutter=cutter,
+            options=options,
+            moved=self._moved,
+            on_acked=self._captured,
+            checkpoint=self._checkpoint,
+        )
+        intake = Intake(
+            start=accepted.offset,
+            end=start,
+            options=options,
+            clock=self._clock,
+            spool=self._spool,
+            stalled_s=writer.stalled_s,
+            held=writer.held,
+            arrived=writer.wake,
+            on_step=self._stepped,
+        )
+        sealer = Sealer(
+            self._commands,
+            self._session,
+            epoch=accepted.epoch,
+            offset=accepted.offset,
+            next_index=accepted.next_index,
+            writer=writer,
+            receipts=self._receipts,
+            moved=self._moved,
+            frames=self._frames,
+            checkpoint=self._checkpoint,
+        )
+        self._intake, self._writer, self._sealer = intake, writer, sealer
+        self._first_index = accepted.next_index
+        return intake, writer, sealer
+
+    async def _beside(
+        self, main: Coroutine[None, None, Reason], *others: Coroutine[None, None, None]
+    ) -> Reason:
+        """Run `main` to its end beside tasks that only end by failing."""
+        conducting = asyncio.create_task(main, name="recording")
+        tasks: set[asyncio.Task[Any]] = {conducting, *(asyncio.create_task(other) for other in others)}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # what fails beside the recording ends it
+            return await conducting
+        except Fenced as exc:
+            raise await self._explain(exc) from exc
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tell_pressure(self, writer: CaptureWriter, epoch: int) -> None:
+        """Bring each change of step into the history, in order, as soon as somebody takes it."""
+        while True:
+            await self._moved.until(lambda: self._steps)
+            step, reason = self._steps[0]
+            slow = Slow(epoch=epoch, offset=writer.acked_upto, step=step, reason=reason)
+            try:
+                await self._commands.send(self._session, slow)
+            except (StoreUnavailable, AppendUncertain):
+                continue  # `send` has waited between its attempts
+            except CommandRejected as exc:
+                _log.info("not told", extra={"session": self._session, "reason": exc.message})
+            self._steps.popleft()
+
+    def _stepped(self, step: Step, reason: str) -> None:
+        _log.warning("pressure", extra={"session": self._session, "step": step, "reason": reason})
+        self._steps.append((step, reason))
+        self._moved.notify()
+
+    def _captured(self, upto: int) -> None:
+        self._link.captured = upto
+        self._on_acked(upto)
+
+    def _released(self, upto: int) -> None:
+        if self._intake:
+            self._intake.release(upto)
+
+    async def _leave(self, epoch: int, offset: int, reason: str) -> None:
+        """Give the session back when recording can't begin; whoever comes next need not wait for a lease."""
+        with contextlib.suppress(LucidError):
+            detach = Detach(epoch=epoch, offset=offset, reason=reason[:500])
+            await self._commands.send(self._session, detach, give_up_after_s=_ASK_S)
+
+    async def _explain(self, fenced: Fenced) -> Fenced:
+        # The fences stand before the event that says why is in the history: ask until it is.
+        reply: BeatReply | None = None
+        deadline = self._clock.now().timestamp() + _ASK_S
+        while self._clock.now().timestamp() < deadline:
+            with contextlib.suppress(StoreUnavailable, AppendUncertain, Fenced):
+                reply = await self._commands.beat(
+                    self._session, epoch=self._link.epoch, offset=self.acked_upto, timeout_s=_ASK_S
+                )
+                if not reply.attached:
+                    break
+            await self._clock.sleep(self._options.retry_first_s)
+        return tell_apart(
+            fenced,
+            reply,
+            self._session,
+            epoch=self._link.epoch,
+            safe=self.acked_upto,
+            read=self._intake.end if self._intake else 0,
+        )
+
+    def _frames(self) -> Frames | None:
+        return self._source.frames if isinstance(self._source, CountsFrames) else None
+
+    def _totals(
+        self,
+        accepted: Accepted,
+        conductor: Conductor,
+        intake: Intake,
+        sealer: Sealer,
+        reason: Reason,
+        seconds: float,
+    ) -> Totals:
+        receipts = self._receipts
+        return Totals(
+            session_id=self._session,
+            state=str(self.state),
+            epoch=accepted.epoch,
+            bytes=conductor.read_bytes,
+            sha256=conductor.digest.hexdigest(),
+            start_offset=accepted.offset,
+            end_offset=intake.end,
+            chunks=receipts.chunks,
+            raw_bytes=receipts.raw_bytes,
+            stored_bytes=receipts.stored_bytes,
+            ratio=receipts.raw_bytes / receipts.stored_bytes if receipts.stored_bytes else 1.0,
+            gaps=sealer.gaps,
+            gap_bytes=sealer.gap_bytes,
+            failed_chunks=tuple(receipts.failed),
+            seconds=seconds,
+            exit_code=self._source.exit_code,
+            reason=reason,
+        )

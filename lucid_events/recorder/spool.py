@@ -1,0 +1,291 @@
+"""Bytes of one session on the local disk, while the server does not take them.
+
+A folder holds, per session, a lock and segments named by the offset they begin at:
+
+    <session>.lock
+    <session>.<offset, 20 digits>.spool      "LUCIDSP1", then frames
+
+    frame  = kind (1 byte: D or G)  offset (8)  length (8)  CRC-32 (4)  data
+             big endian; the CRC covers the 17 bytes before it and the data; G is a gap, without data
+
+Within a segment each frame begins where the one before ended. A torn or damaged frame ends its
+segment: what is behind it counts as not written. Segments are deleted whole, once released.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lucid_events.domain.ids import SessionId
+from lucid_events.errors import ConfigError, IntegrityError
+
+MAGIC = b"LUCIDSP1"
+SEGMENT_BYTES = 8 * 1024 * 1024
+"""Unit of deletion. Half doubles the files, twice holds more of a small limit back."""
+FSYNC_INTERVAL_S = 1.0
+"""Between fsyncs under `interval`: what a crash of the host may cost, as the flush interval is."""
+
+Fsync = Literal["never", "interval", "always"]
+
+_FRAME = struct.Struct(">cQQ")
+_CRC = struct.Struct(">I")
+_HEAD_BYTES = _FRAME.size + _CRC.size
+_DATA, _GAP = b"D", b"G"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Bytes from `offset` on; `data` is None for a gap of `size` bytes."""
+
+    offset: int
+    size: int
+    data: bytes | None
+
+    @property
+    def end(self) -> int:
+        """Offset behind it."""
+        return self.offset + self.size
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    start: int
+    end: int
+    size: int
+
+
+class Spool:
+    """The spool of one session; one process at a time has it open.
+
+    Blocking, and safe to call from several threads: call it from one where a disk may be slow.
+
+    Args:
+        folder: where the files are; made when missing.
+        max_bytes: most bytes on disk; `append` refuses beyond.
+        fsync: `always` after each append, `interval` once a second, `never` leaves it to the system.
+            Against a killed process all three are safe, against a crashed host the first is.
+        always: spool every byte before it is sent, not only under pressure.
+
+    Raises:
+        ConfigError: the folder can't be written, or another process has this session's spool open.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        session: SessionId,
+        *,
+        max_bytes: int,
+        fsync: Fsync = "interval",
+        always: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        self.folder, self.session, self.max_bytes, self.always = folder, session, max_bytes, always
+        self._fsync, self._segment_bytes = fsync, segment_bytes
+        self._synced_at = 0.0
+        self._fd: int | None = None
+        self._cursor: tuple[Path, int] | None = None
+        self._turn = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(folder / f"{session}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise ConfigError(
+                f"the spool folder {folder} can't be used: {exc.strerror}", folder=str(folder)
+            ) from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(self._lock)
+            raise ConfigError(
+                f"another process is recording {session} with the spool {folder}: stop it first",
+                folder=str(folder),
+            ) from exc
+        self._segments = self._scan()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(segment.size for segment in self._segments)
+
+    @property
+    def start(self) -> int:
+        """Offset of the first byte held; 0 when there is none."""
+        return self._segments[0].start if self._segments else 0
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last byte held; 0 when there is none."""
+        return self._segments[-1].end if self._segments else 0
+
+    def covers(self, start: int) -> bool:
+        """Return whether every byte from `start` to `end` is here."""
+        at = start
+        for segment in self._segments:
+            if segment.start <= at < segment.end:
+                at = segment.end
+        return start < at == self.end
+
+    def append(self, offset: int, data: bytes | memoryview) -> bool:
+        """Write `data`, the bytes from `offset` on; False when there is no room for it.
+
+        Bytes that are held already are not written again, so repeating it is harmless.
+        """
+        with self._turn:
+            view = memoryview(data)
+            if self._segments and offset < self.end:
+                offset, view = self.end, view[self.end - offset :]
+            return not view or self._write(offset, len(view), view)
+
+    def append_gap(self, start: int, end: int) -> bool:
+        """Write down that the bytes from `start` to `end` are missing; taken even when full."""
+        with self._turn:
+            return self._write(start, end - start, None)
+
+    def read(self, offset: int) -> Frame:
+        """Return the frame that holds `offset`, cut to begin there; reading on in order is quick.
+
+        Raises:
+            IntegrityError: the byte is not here, or what is here is damaged.
+        """
+        with self._turn:
+            segment = next((s for s in self._segments if s.start <= offset < s.end), None)
+        if segment is None:
+            raise IntegrityError(f"the spool of {self.session} does not hold byte {offset}", offset=offset)
+        at = self._cursor[1] if self._cursor and self._cursor[0] == segment.path else len(MAGIC)
+        for attempt_at in dict.fromkeys((at, len(MAGIC))):
+            for frame, behind in _frames(segment.path, attempt_at):
+                if frame.offset > offset:
+                    break  # the cursor was ahead: begin again
+                if offset < frame.end:
+                    self._cursor = (segment.path, behind)
+                    skip = offset - frame.offset
+                    data = frame.data[skip:] if frame.data is not None and skip else frame.data
+                    return Frame(offset, frame.size - skip, data)
+        raise IntegrityError(
+            f"{segment.path.name} is damaged: byte {offset} was written and can't be read",
+            path=str(segment.path),
+        )
+
+    def release(self, upto: int) -> None:
+        """Delete the segments that hold nothing from offset `upto` on."""
+        with self._turn:
+            while self._segments and self._segments[0].end <= upto:
+                if len(self._segments) == 1:
+                    self._close_segment()
+                self._segments.pop(0).path.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Return when everything appended is on the disk."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Sync, close, unlock; the files of what is not released stay for the next recorder."""
+        with self._turn:
+            self._close_segment()
+            if self._lock >= 0:
+                if not self._segments:
+                    (self.folder / f"{self.session}.lock").unlink(missing_ok=True)
+                os.close(self._lock)
+                self._lock = -1
+
+    def _write(self, offset: int, size: int, data: memoryview | None) -> bool:
+        if self._lock < 0:
+            return False  # closed: a thread that was still on its way comes too late
+        length = 0 if data is None else size
+        if data is not None and self.stored_bytes + _HEAD_BYTES + length > self.max_bytes:
+            return False
+        fd, segment = self._fd, self._segments[-1] if self._segments else None
+        if fd is None or segment is None or segment.end != offset or segment.size >= self._segment_bytes:
+            fd, segment = self._new_segment(offset)
+        head = _FRAME.pack(_GAP if data is None else _DATA, offset, size)
+        crc = zlib.crc32(data, zlib.crc32(head)) if data is not None else zlib.crc32(head)
+        try:
+            _write_all(fd, head + _CRC.pack(crc))
+            if data is not None:
+                _write_all(fd, data)
+        except OSError as exc:
+            os.ftruncate(fd, segment.size)
+            os.lseek(fd, segment.size, os.SEEK_SET)
+            _log.warning("the spool can't be written", extra={"session": self.session, "reason": str(exc)})
+            return False
+        segment.size += _HEAD_BYTES + length
+        segment.end = offset + size
+        now = time.monotonic()
+        if self._fsync == "always" or (
+            self._fsync == "interval" and now - self._synced_at >= FSYNC_INTERVAL_S
+        ):
+            os.fsync(fd)
+            self._synced_at = now
+        return True
+
+    def _new_segment(self, offset: int) -> tuple[int, _Segment]:
+        self._close_segment()
+        path = self.folder / f"{self.session}.{offset:020d}.spool"
+        self._fd = fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        _write_all(fd, MAGIC)
+        self._segments = [s for s in self._segments if s.path != path]
+        self._segments.append(_Segment(path, offset, offset, len(MAGIC)))
+        return fd, self._segments[-1]
+
+    def _close_segment(self) -> None:
+        if self._fd is not None:
+            if self._fsync != "never":
+                os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = None
+
+    def _scan(self) -> list[_Segment]:
+        name = re.compile(re.escape(self.session) + r"\.(\d{20})\.spool")
+        found: list[_Segment] = []
+        for path in sorted(self.folder.iterdir()):
+            match = name.fullmatch(path.name)
+            if match is None:
+                continue
+            segment = _Segment(path, int(match[1]), int(match[1]), len(MAGIC))
+            for frame, behind in _frames(path, len(MAGIC)):
+                segment.end, segment.size = frame.end, behind
+            if path.stat().st_size > segment.size:
+                _log.warning(
+                    "the spool ends in a torn frame", extra={"session": self.session, "offset": segment.end}
+                )
+            if segment.end > segment.start:
+                found.append(segment)
+            else:
+                path.unlink()
+        return found
+
+
+def _frames(path: Path, at: int) -> Iterator[tuple[Frame, int]]:
+    """Yield (frame, file position behind it) from file position `at` on, as long as they are whole."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            return
+        file.seek(at)
+        while len(head := file.read(_HEAD_BYTES)) == _HEAD_BYTES:
+            kind, offset, size = _FRAME.unpack_from(head)
+            data = file.read(size) if kind == _DATA else b""
+            crc = zlib.crc32(data, zlib.crc32(head[: _FRAME.size]))
+            if kind not in (_DATA, _GAP) or crc != _CRC.unpack_from(head, _FRAME.size)[0]:
+                return
+            at += _HEAD_BYTES + len(data)
+            yield Frame(offset, size, data if kind == _DATA else None), at
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
