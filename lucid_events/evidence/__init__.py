@@ -1,0 +1,1 @@
+"""What lets anyone prove that nothing is missing: the chain of events, the tree of chunks."""

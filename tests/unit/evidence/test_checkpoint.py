@@ -1,0 +1,365 @@
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucid_events.domain.ids import Digest
+from lucid_events.errors import IntegrityError
+from lucid_events.evidence.bundle import Log
+from lucid_events.evidence.checkpoint import (
+    MAX_MISSING,
+    Checkpoint,
+    CheckpointBuilder,
+    Hole,
+    check_signature,
+    decode_checkpoint,
+    sign_checkpoint,
+)
+from lucid_events.evidence.checkpoint_check import CheckpointCheck
+from lucid_events.evidence.differences import What
+from lucid_events.evidence.keys import KeyList
+from lucid_events.evidence.merkle import MerkleTree
+from lucid_events.evidence.signing import Signer, generate_seed
+
+LOG = Log(stream="LUCID_EVENTS", incarnation=1)
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SIGNER = Signer(generate_seed())
+TRUSTED = KeyList().add(SIGNER.key, at=NOON - timedelta(days=1))
+
+
+class Entry(NamedTuple):
+    """A message of the log, as far as a checkpoint cares."""
+
+    sequence: int
+    session: str
+    digest: Digest
+
+
+class Stored(NamedTuple):
+    """A message among the checkpoints."""
+
+    headers: dict[str, str]
+    body: bytes
+
+
+def digest(text: str) -> Digest:
+    """Return some digest."""
+    return Digest(hashlib.sha256(text.encode()).hexdigest())
+
+
+def a_log(sessions: str) -> list[Entry]:
+    """Return a log with one message for each letter, of the session that the letter is."""
+    return [Entry(n, letter, digest(f"{n} {letter}")) for n, letter in enumerate(sessions, 1)]
+
+
+def witnessed(log: Sequence[Entry], *sizes: int, signer: Signer | None = SIGNER) -> list[Stored]:
+    """Return the checkpoints made when the log had these sizes."""
+    made: list[Stored] = []
+    previous = None
+    for size in sizes:
+        builder = CheckpointBuilder(LOG, previous)
+        for entry in log:
+            if builder.sequence < entry.sequence <= size:
+                builder.take(*entry)
+        previous = builder.make(NOON + timedelta(minutes=size))
+        made.append(Stored(sign_checkpoint(signer, previous.body), previous.body))
+    return made
+
+
+def judged(
+    stored: Sequence[Stored],
+    log: Sequence[Entry],
+    *,
+    keys: KeyList | None = TRUSTED,
+    require_signature: bool = True,
+    remembered: Checkpoint | None = None,
+) -> CheckpointCheck:
+    """Return what is said of these checkpoints over this log."""
+    check = CheckpointCheck(keys=keys, require_signature=require_signature, remembered=remembered)
+    for place, one in enumerate(stored, 1):
+        found = check.begin(place, one.headers, one.body, NOON + timedelta(days=1))
+        if found is not None:
+            _give(check, log, found.sequence)
+            check.end()
+    if remembered is not None:
+        _give(check, log, remembered.sequence)
+    check.finish()
+    return check
+
+
+def _give(check: CheckpointCheck, log: Sequence[Entry], upto: int) -> None:
+    for entry in log:
+        if check.sequence < entry.sequence <= upto:
+            check.take(*entry)
+
+
+def found(check: CheckpointCheck) -> list[tuple[What, str]]:
+    """Return kinds and sessions of what differs."""
+    return [(one.what, one.session) for one in check.differences]
+
+
+LETTERS = "aabacbbcaaddcab"
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
+def test_checkpoints_of_any_log_hold(sessions: list[str], data: st.DataObject) -> None:
+    """However a log is cut into checkpoints, each holds, and the last has the root over all of it."""
+    log = a_log("".join(sessions))
+    sizes = sorted(data.draw(st.sets(st.integers(1, len(log)), min_size=1, max_size=6)))
+    stored = witnessed(log, *sizes)
+    check = judged(stored, log)
+    assert check.holds, check.differences
+    tree = MerkleTree()
+    for entry in log[: sizes[-1]]:
+        tree.add(entry.digest)
+    last = decode_checkpoint(stored[-1].body)
+    assert (last.root, last.size, last.number) == (tree.root, sizes[-1], len(sizes))
+    assert judged(stored, log, remembered=decode_checkpoint(stored[0].body)).holds
+
+
+def test_a_checkpoint_names_every_session_with_a_message_since_the_last() -> None:
+    """How many messages there were, and where the history stood: of these sessions and no others."""
+    log = a_log(LETTERS)
+    _, second = (decode_checkpoint(one.body) for one in witnessed(log, 6, 12))
+    assert {session: (one.messages, one.version) for session, one in second.sessions.items()} == {
+        "b": (1, 7),
+        "c": (1, 8),
+        "a": (2, 10),
+        "d": (2, 12),
+    }
+    assert second.sessions["a"].head == log[9].digest
+
+
+def test_a_whole_session_removed_is_named() -> None:
+    """A history taken out of the log as a whole is missed by name, with where it stood, and its size."""
+    log = a_log(LETTERS)
+    stored = witnessed(log, 6, 12, 15)
+    check = judged(stored, [entry for entry in log if entry.session != "d"])
+    assert (What.REMOVED, "d") in found(check)
+    (removed,) = [one for one in check.differences if one.what is What.REMOVED]
+    assert (removed.sequence, removed.expected) == (12, log[11].digest)
+    assert removed.reason == (
+        "checkpoint 2 counted 2 messages of it up to 12, and the log has none of them any more"
+    )
+    assert "lacks messages 11 to 12" in next(one.reason for one in check.differences if one.what is What.LOG)
+
+
+def _without(number: int) -> Callable[[list[Entry]], list[Entry]]:
+    return lambda log: [entry for entry in log if entry.sequence != number]
+
+
+def _renumbered(log: list[Entry]) -> list[Entry]:
+    """The log without session d, its holes closed."""
+    left = [entry for entry in log if entry.session != "d"]
+    return [Entry(n, entry.session, entry.digest) for n, entry in enumerate(left, 1)]
+
+
+def _reordered(log: list[Entry]) -> list[Entry]:
+    """The log with session d moved to its front, everything else in its order."""
+    moved = [*(e for e in log if e.session == "d"), *(e for e in log if e.session != "d")]
+    return [Entry(n, entry.session, entry.digest) for n, entry in enumerate(moved, 1)]
+
+
+def _exchanged(log: list[Entry]) -> list[Entry]:
+    """The log with the inner messages of one history exchanged: its end and count are as they were."""
+    one, other = log[0], log[1]
+    return [Entry(1, "a", other.digest), Entry(2, "a", one.digest), *log[2:]]
+
+
+def _changed(log: list[Entry]) -> list[Entry]:
+    return [entry._replace(digest=digest("other")) if entry.sequence == 7 else entry for entry in log]
+
+
+def _put_in(log: list[Entry]) -> list[Entry]:
+    return [
+        Entry(n, e.session, e.digest)
+        for n, e in enumerate([*log[:8], Entry(0, "x", digest("x")), *log[8:]], 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (_without(8), (What.REMOVED, "c")),
+        (_without(9), (What.REWRITTEN, "a")),
+        (_without(15), (What.REMOVED, "b")),
+        (_renumbered, (What.REMOVED, "d")),
+        (_reordered, (What.REWRITTEN, "d")),
+        (_exchanged, (What.REWRITTEN, "")),
+        (_changed, (What.REWRITTEN, "b")),
+        (_put_in, (What.REWRITTEN, "x")),
+        (lambda log: log[:10], (What.REMOVED, "d")),
+    ],
+)
+def test_a_log_that_was_touched_is_found(
+    change: Callable[[list[Entry]], list[Entry]], expected: tuple[What, str]
+) -> None:
+    """Messages removed, changed, moved or put in, and a log cut back: found, and the session named."""
+    log = a_log(LETTERS)
+    assert expected in found(judged(witnessed(log, 6, 12, 15), change(log)))
+
+
+@given(st.integers(0, 14), st.integers(0, 14))
+def test_any_two_messages_exchanged_are_found(one: int, other: int) -> None:
+    """Two messages that change places, of one session or of two, are found."""
+    log = a_log(LETTERS)
+    moved = list(log)
+    moved[one] = Entry(one + 1, log[other].session, log[other].digest)
+    moved[other] = Entry(other + 1, log[one].session, log[one].digest)
+    assert judged(witnessed(log, 6, 12, 15), moved).holds == (one == other)
+
+
+def test_what_was_missing_already_is_no_news() -> None:
+    """Holes that a checkpoint names are part of what it vouches for; new ones are differences."""
+    log = _without(4)(a_log(LETTERS))
+    stored = witnessed(log, 6, 12, 15)
+    assert decode_checkpoint(stored[0].body).missing == (Hole(first=4, last=4),)
+    assert judged(stored, log).holds
+    again = found(judged(stored, _without(5)(log)))
+    assert (What.LOG, "") in again
+
+
+# the checkpoints themselves
+
+
+def test_a_checkpoint_taken_back_is_found_against_one_kept_elsewhere() -> None:
+    """Checkpoints cut back to an earlier one hold by themselves; whoever kept a later one finds it."""
+    log = a_log(LETTERS)
+    stored = witnessed(log, 6, 12, 15)
+    kept = decode_checkpoint(stored[2].body)
+    assert judged(stored[:2], log).holds
+    check = judged(stored[:2], log, remembered=kept)
+    assert found(check) == [(What.ROLLED_BACK, "")]
+    assert "checkpoint 3, which was kept elsewhere, is not there any more" in check.differences[0].reason
+    both = judged(stored[:2], log[:12], remembered=kept)
+    assert [what for what, _ in found(both)] == [What.ROLLED_BACK, What.TRUNCATED]
+    fresh = judged(stored[:2], [*log[:12], *a_log("x" * 15)[12:]], remembered=kept)
+    assert [what for what, _ in found(fresh)] == [What.ROLLED_BACK, What.REWRITTEN]
+
+
+def test_a_history_made_up_anew_is_found_against_one_kept_elsewhere() -> None:
+    """Log and checkpoints made up anew, by the holder of the key, differ from the checkpoint kept."""
+    kept = decode_checkpoint(witnessed(a_log(LETTERS), 6, 12)[1].body)
+    other = a_log(LETTERS.replace("d", "e"))
+    check = judged(witnessed(other, 6, 12, 15), other, remembered=kept)
+    assert [what for what, _ in found(check)] == [What.ROLLED_BACK, What.REWRITTEN]
+
+
+def _forge(stored: list[Stored], place: int, signer: Signer | None = None, **fields: object) -> list[Stored]:
+    """Return the checkpoints with one of them changed, signed by `signer` or as it was."""
+    body = msgspec.structs.replace(decode_checkpoint(stored[place].body), **fields).body
+    headers = sign_checkpoint(signer, body) if signer else stored[place].headers
+    return [*stored[:place], Stored(headers, body), *stored[place + 1 :]]
+
+
+@pytest.mark.parametrize("signer", [None, SIGNER])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"number": 7},
+        {"size": 11},
+        {"sequence": 6},
+        {"sequence": 13},
+        {"root": "0" * 64},
+        {"edge": ("0" * 64, "1" * 64)},
+        {"previous": None},
+        {"previous": "0" * 64},
+        {"consistency": ()},
+        {"consistency": ("0" * 64,)},
+        {"missing": (Hole(first=9, last=9),)},
+        {"sessions": {}},
+        {"log": Log(stream="OTHER", incarnation=1)},
+        {"format": "lucid-checkpoint/2"},
+        {"time": NOON},
+    ],
+)
+def test_a_forged_checkpoint_is_found(fields: dict[str, object], signer: Signer | None) -> None:
+    """Each field changed is found by the signature, and, were it signed again, by what it has to fit.
+
+    Only `time` and `missing` are the signer's own word: changed and signed again, the next checkpoint
+    does not follow from it.
+    """
+    log = a_log(LETTERS)
+    check = judged(_forge(witnessed(log, 6, 12, 15), 1, signer, **fields), log)
+    assert not check.holds
+
+
+def test_checkpoints_removed_swapped_or_doubled_are_found() -> None:
+    """The numbers and the digests of the ones before leave no room."""
+    log = a_log(LETTERS)
+    one, two, three = witnessed(log, 6, 12, 15)
+    for stored in ([two, three], [one, three], [one, three, two], [one, two, two, three], [one, one]):
+        assert not judged(stored, log).holds
+    assert found(judged([two, three], log)) == [(What.CHECKPOINT, "")]
+
+
+def test_a_message_that_is_no_checkpoint_is_named_and_stepped_over() -> None:
+    """Somebody's message in the stream is told, with its place, and does not hide those behind it."""
+    log = a_log(LETTERS)
+    one, two, three = witnessed(log, 6, 12, 15)
+    check = judged([one, Stored({}, b"{}"), two, three], log)
+    assert (check.found, check.checkpoints) == (1, 3)
+    assert check.differences[0].reason.startswith("message 2 of the checkpoints is no checkpoint")
+
+
+def test_signatures_are_told_apart() -> None:
+    """Unsigned, signed by a key that nobody knows, signed wrongly: each is named for what it is."""
+    log = a_log(LETTERS)
+    unsigned = witnessed(log, 6, signer=None)
+    assert judged(unsigned, log, require_signature=False).holds
+    assert judged(unsigned, log, require_signature=False).unsigned == 1
+    assert found(judged(unsigned, log)) == [(What.UNSIGNED, "")]
+    other = witnessed(log, 6, signer=Signer(generate_seed()))
+    assert found(judged(other, log)) == [(What.KEY, "")]
+    assert judged(other, log, keys=None, require_signature=False).holds
+    (good,) = witnessed(log, 6)
+    wrong = [Stored({**good.headers, "Lucid-Signature": other[0].headers["Lucid-Signature"]}, good.body)]
+    assert found(judged(wrong, log)) == [(What.SIGNATURE, "")]
+    assert check_signature({"Lucid-Key": SIGNER.key}, good.body) is False
+
+
+@given(st.data())
+def test_any_changed_byte_of_a_signed_checkpoint_is_found(data: st.DataObject) -> None:
+    """One byte of body, key or signature, wherever it is: the checkpoint does not hold any more."""
+    log = a_log(LETTERS)
+    stored = witnessed(log, 6, 12)
+    headers, body = stored[1]
+    part = data.draw(st.sampled_from(["body", *headers]))
+    text = body if part == "body" else headers[part].encode()
+    at, by = data.draw(st.integers(0, len(text) - 1)), data.draw(st.integers(1, 127))
+    changed = text[:at] + bytes([text[at] ^ by]) + text[at + 1 :]
+    if part == "body":
+        forged = Stored(headers, changed)
+    else:
+        forged = Stored({**headers, part: changed.decode("latin-1")}, body)
+    assert not judged([stored[0], forged], log).holds
+
+
+def test_a_new_incarnation_begins_a_new_tree() -> None:
+    """After a restore that was declared, the tree starts over and the chain of checkpoints goes on."""
+    log = a_log(LETTERS)
+    stored = witnessed(log, 6, 12)
+    builder = CheckpointBuilder(Log(stream="LUCID_EVENTS", incarnation=2), decode_checkpoint(stored[1].body))
+    for entry in log[:9]:
+        builder.take(*entry)
+    fresh = builder.make(NOON)
+    assert (fresh.number, fresh.size, fresh.consistency) == (3, 9, ())
+    check = judged([*stored, Stored(sign_checkpoint(SIGNER, fresh.body), fresh.body)], log)
+    assert check.holds, check.differences
+
+
+def test_a_builder_refuses_what_is_no_log() -> None:
+    """A sequence that does not rise, and a log with more holes than can be named, are refused."""
+    builder = CheckpointBuilder(LOG, None)
+    builder.take(2, "a", digest("a"))
+    with pytest.raises(IntegrityError, match="came behind 2"):
+        builder.take(2, "a", digest("a"))
+    for n in range(1, MAX_MISSING):  # the first hole is that before 2
+        builder.take(2 + 2 * n, "a", digest("a"))
+    with pytest.raises(IntegrityError, match="more than 1000 places"):
+        builder.take(2 + 2 * MAX_MISSING, "a", digest("a"))
