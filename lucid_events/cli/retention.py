@@ -1,0 +1,127 @@
+"""`lucid retention`: how long a session is kept and why, and which ones are past their time."""
+
+from typing import Annotated
+
+import typer
+
+from lucid_events.cli.output import err, moment, out, print_json, printable, size, table
+from lucid_events.cli.running import Json, Server, SessionArgument, run, settings
+from lucid_events.domain.ids import session_id
+from lucid_events.domain.retention import Standing, Step, in_words
+from lucid_events.domain.state import Erasure
+
+retention_app = typer.Typer(
+    help="How long recordings are kept: explain one, list those past their time.", no_args_is_help=True
+)
+
+_STEPS = {"propose": "a cleanup is proposed", "erase": "its bytes are erased"}
+
+
+@retention_app.command()
+def explain(sid: SessionArgument, server: Server = None, json: Json = False) -> None:
+    """Say which policy a session is kept by, what is kept till when, and what happens next."""
+    from lucid_events.service import connect
+    from lucid_events.service.retention import Retention
+
+    async def work() -> Standing:
+        session = session_id(sid)
+        async with connect(settings(nats_url=server)) as client:
+            return await Retention(client).explain(session)
+
+    standing = run(work, json=json)
+    if json:
+        print_json(standing)
+        return
+    made = table("", ("", ""), ())
+    made.show_header = False
+    for name, value in _rows(standing).items():
+        made.add_row(name, printable(value))
+    out.print(made)
+
+
+@retention_app.command()
+def due(
+    within: Annotated[
+        float, typer.Option("--within", min=0, help="Also those past their time in so many days.")
+    ] = 0,
+    metadata: Annotated[
+        bool, typer.Option("--metadata", help="Those whose metadata is past its time, erased ones included.")
+    ] = False,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """List ended sessions that are past their time; changes nothing, the workers do what is due."""
+    from lucid_events.service import connect
+    from lucid_events.service.retention import Retention
+
+    async def work() -> list[Standing]:
+        async with connect(settings(nats_url=server)) as client:
+            found = []
+            async for standing in Retention(client).due(within_days=within, metadata=metadata):
+                if json:
+                    print_json(standing)
+                else:
+                    found.append(standing)
+            return found
+
+    found = run(work, json=json)
+    if json:
+        return
+    rows = [
+        (
+            one.session_id,
+            str(one.state),
+            one.ended_at,
+            one.metadata_until if metadata else one.payload_until,
+            size(one.stored_bytes),
+            _next(one.next) if one.next else one.because,
+        )
+        for one in found
+    ]
+    kept = "metadata kept till" if metadata else "bytes kept till"
+    out.print(table("", ("session", "state", "ended", kept, "stored", "next"), rows))
+    err.print(f"{len(found)} sessions")
+
+
+def erased_in_words(erasure: Erasure) -> str:
+    """Return who erased a session's bytes, by which policy, and when."""
+    proposal = erasure.proposal
+    if proposal is not None:
+        by = f"by policy: {in_words(proposal.retention, proposal.source)}"
+        by += f", proposed at {moment(proposal.at)} (event {proposal.version})"
+    else:
+        by = f"asked for by {erasure.actor}" + (f": {erasure.reason}" if erasure.reason else "")
+    if erasure.completed_at is None:
+        return f"erasing begun at {moment(erasure.started_at)} {by}; not completed"
+    gone = f"{erasure.objects} objects, {size(erasure.stored_bytes)}"
+    return f"erased at {moment(erasure.completed_at)} {by}; {gone}"
+
+
+def _rows(standing: Standing) -> dict[str, str]:
+    until, proposal = standing.metadata_until, standing.proposal
+    metadata = f"till {moment(until)}" if until else f"{standing.retention.metadata_days:g} days from its end"
+    if standing.metadata_due:
+        metadata += ": over, and the log keeps it; see docs/retention.md"
+    payload = (
+        f"till {moment(standing.payload_until)}"
+        if standing.payload_until
+        else f"{standing.retention.payload_days:g} days from its end"
+    )
+    holds = "; ".join(f"{name} ({why})" if why else name for name, why in standing.holds.items())
+    return {
+        "session": f"{standing.session_id}, {standing.state}",
+        "policy": in_words(standing.retention, standing.source),
+        "ended": moment(standing.ended_at),
+        "bytes": f"{payload}: {standing.chunks} chunks, {size(standing.stored_bytes)} stored",
+        "metadata": metadata,
+        "hashes and events": "for good",
+        "holds": holds or "none",
+        "proposal": f"at {moment(proposal.at)} for {moment(proposal.due)}" if proposal else "none",
+        "erased": erased_in_words(standing.erasure) if standing.erasure else "no",
+        "next": f"{_next(standing.next)}: {standing.because}" if standing.next else "nothing",
+        **({} if standing.next else {"because": standing.because}),
+    }
+
+
+def _next(step: Step) -> str:
+    return f"{_STEPS[step.what]} at {moment(step.at)}"

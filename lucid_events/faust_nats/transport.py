@@ -1,0 +1,90 @@
+"""What an app has of the driver: one connection, its topics, its ledger; and Faust's way in.
+
+Found by Faust under the entry points `nats`, `tls`, `ws` and `wss` of `faust.transports`.
+"""
+
+import asyncio
+import socket
+from importlib.metadata import version
+from typing import Any, ClassVar, Final
+
+from faust.transport import base
+from faust.types import AppT
+from faust.types.enums import ProcessingGuarantee
+
+from lucid_events.faust_nats.catalog import Catalog
+from lucid_events.faust_nats.conductor import Conductor
+from lucid_events.faust_nats.consumer import Consumer
+from lucid_events.faust_nats.coordinator import new_member
+from lucid_events.faust_nats.errors import Unsupported
+from lucid_events.faust_nats.ledger import Ledger
+from lucid_events.faust_nats.link import Link
+from lucid_events.faust_nats.options import DEFAULT_PORT, from_urls
+from lucid_events.faust_nats.producer import Producer
+from lucid_events.faust_nats.topology import EventLog, Names
+from lucid_events.faust_nats.transactions import TransactionManager
+
+BOUND: Final = "_nats_event_logs"
+"""Attribute of an app under which `bind` leaves its event logs for the transport."""
+
+
+class Transport(base.Transport):
+    """NATS JetStream as a Faust transport.
+
+    Raises:
+        Unsupported: the app asks for something that the driver does not do.
+    """
+
+    Consumer: ClassVar[Any] = Consumer
+    Producer: ClassVar[Any] = Producer
+    TransactionManager: ClassVar[Any] = TransactionManager
+    Conductor: ClassVar[Any] = Conductor
+
+    default_port = DEFAULT_PORT
+    driver_version = f"nats-py={version('nats-py')}"
+
+    def __init__(self, url: Any, app: AppT, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        super().__init__(url, app, loop)
+        conf: Any = app.conf
+        if conf.producer_threaded:
+            raise Unsupported("producer_threaded has no meaning with NATS: leave it off")
+        if not conf.stream_wait_empty and conf.processing_guarantee is ProcessingGuarantee.EXACTLY_ONCE:
+            raise Unsupported(
+                "stream_wait_empty is off: with exactly_once a rebalance must wait for the events in hand"
+            )
+        credentials = getattr(conf, "broker_credentials", None)
+        options = from_urls(self.url, credentials=credentials, ssl_context=conf.ssl_context)
+        self.names = Names(options.prefix, conf.id)
+        self.link = Link(options, name=conf.broker_client_id or conf.id)
+        self._tables: Any = app.tables
+        self.catalog = Catalog(self.link, self.names, is_table=self._is_table)
+        for log in getattr(app, BOUND, {}).values():
+            self.bind(log)
+        self.member = new_member(socket.gethostname())
+        self.ledger = Ledger(self.link, self.names, self.member)
+        self._users = 0
+        self._opening: asyncio.Lock | None = None
+
+    def bind(self, log: EventLog) -> None:
+        """Let an existing stream be a topic."""
+        self.catalog.bind(log)
+
+    def _is_table(self, topic: str) -> bool:
+        # `changelog_topics` makes a new set every time, and every message sent asks.
+        return topic in self._tables._changelogs
+
+    async def acquire(self) -> None:
+        """Open the connection for one more user of it."""
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if not self._users:
+                await self.link.open()
+                await self.catalog.check_logs()
+            self._users += 1
+
+    async def release(self) -> None:
+        """Let one user go; the last one closes the connection."""
+        self._users -= 1
+        if self._users == 0:
+            await self.link.close()

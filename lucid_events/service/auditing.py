@@ -1,0 +1,170 @@
+"""What an auditor works with: the verifier over a running pipeline, and what other places remember.
+
+The status view keeps the digest of the last event it applied, in another stream than the log. Someone
+who cuts a history short has to change both.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import msgspec
+
+from lucid_events.compression.measuring import Measurer
+from lucid_events.config import Settings
+from lucid_events.domain.envelope import Stray
+from lucid_events.domain.ids import SessionId
+from lucid_events.errors import ContractError
+from lucid_events.evidence.differences import Difference, Remark, What
+from lucid_events.evidence.histories import KnownHead
+from lucid_events.evidence.keys import KeyList
+from lucid_events.jetstream.extent import extent
+from lucid_events.projections.generations import Generations
+from lucid_events.projections.status import StatusProjection
+from lucid_events.projections.views import StatusViews
+from lucid_events.service.adapters import Adapters, open_adapters
+from lucid_events.service.verifying import (
+    EVERYTHING,
+    Progress,
+    Sample,
+    SessionReport,
+    Verifier,
+    all_sessions,
+)
+
+VERIFY_WORKERS = 2
+"""Threads that hash and decompress: the cores of the smallest machine this runs on. More cores than
+that are idle; fewer make two threads share one."""
+
+MAX_NAMED = 20
+"""Missing messages of the log that get a difference each; the rest is counted in the last one."""
+
+
+class Auditor:
+    """Verifies sessions of a running pipeline; made by `auditing`."""
+
+    def __init__(self, adapters: Adapters, verifier: Verifier, views: StatusViews, incarnation: int) -> None:
+        self.adapters, self.verifier = adapters, verifier
+        self._views, self._incarnation = views, incarnation
+
+    async def verify(self, session: SessionId) -> SessionReport:
+        """Return what came of checking `session`; see `Verifier.verify`."""
+        heads = await self.heads(session)
+        return await self.verifier.verify(session, heads)
+
+    async def heads(self, session: SessionId) -> tuple[KnownHead, ...]:
+        """Return what the status view remembers of the history."""
+        try:
+            view = (await self._views.load(session)).view
+        except ContractError:  # it is damaged: it remembers nothing
+            return ()
+        if view is None or not view.head or view.position.incarnation != self._incarnation:
+            return ()
+        return (KnownHead(source="the status view", sequence=view.position.sequence, digest=view.head),)
+
+    def sessions(self, since: datetime | None = None) -> AsyncIterator[SessionId | Stray]:
+        """Yield the sessions of the log; see `all_sessions`."""
+        return all_sessions(self.adapters.store, since=since)
+
+    async def log(self) -> list[Difference]:
+        """Return what is missing in the log as a whole, whichever session it belonged to."""
+        stream = self.adapters.subjects.events_stream
+        found = await extent(self.adapters.connection, stream)
+        differences = []
+        if found.first > 1:
+            differences.append(
+                _log_difference(f"{stream} begins at {found.first}: what stood before it was removed", 1)
+            )
+        for place in found.missing[:MAX_NAMED]:
+            differences.append(_log_difference(f"{stream} lacks this message: it was removed or lost", place))
+        if found.missing_count > MAX_NAMED:
+            rest = found.missing_count - MAX_NAMED
+            differences.append(_log_difference(f"{stream} lacks {rest} messages more", None))
+        return differences
+
+
+@asynccontextmanager
+async def auditing(
+    settings: Settings,
+    *,
+    keys: KeyList | None = None,
+    require_signature: bool = False,
+    sample: Sample = EVERYTHING,
+    allow_strays: bool = False,
+    progress: Progress = lambda _: None,
+) -> AsyncIterator[Auditor]:
+    """Connect to the pipeline that `settings` point to, for verifying it.
+
+    Raises:
+        StoreUnavailable: no server answers.
+        ConfigError: credentials or context are wrong.
+    """
+    async with (
+        open_adapters(settings, name="lucid-audit") as adapters,
+        Measurer(workers=VERIFY_WORKERS) as measurer,
+    ):
+        yield await open_auditor(
+            adapters,
+            measurer,
+            keys=keys,
+            require_signature=require_signature,
+            sample=sample,
+            allow_strays=allow_strays,
+            progress=progress,
+        )
+
+
+async def open_auditor(
+    adapters: Adapters,
+    measurer: Measurer,
+    *,
+    keys: KeyList | None = None,
+    require_signature: bool = False,
+    sample: Sample = EVERYTHING,
+    allow_strays: bool = False,
+    progress: Progress = lambda _: None,
+) -> Auditor:
+    """Return an auditor on adapters that are there already; see `Verifier` for what is said here."""
+    verifier = Verifier(
+        adapters.store,
+        adapters.bucket,
+        measurer,
+        keys=keys,
+        require_signature=require_signature,
+        sample=sample,
+        allow_strays=allow_strays,
+        progress=progress,
+    )
+    generation = (await Generations(adapters.meta, StatusProjection.name).live()).generation
+    views = StatusViews(adapters.kv(adapters.subjects.status_bucket(generation)))
+    position = await adapters.store.last_position()
+    return Auditor(adapters, verifier, views, position.incarnation)
+
+
+def foreign(stray: Stray) -> Difference:
+    """Return what is said of a message in the log that belongs to no session."""
+    return Difference(
+        what=What.FOREIGN,
+        session="",
+        sequence=int(stray.sequence),
+        reason=f"not an event, on {stray.subject[:200]!r}: {stray.reason}",
+    )
+
+
+def excused(report: SessionReport) -> SessionReport:
+    """Return the report of a session that is being erased beside its history: missing objects are remarks."""
+    gone = [one for one in report.differences if one.what is What.OBJECT_MISSING]
+    if not gone or len(gone) < report.found:
+        return report
+    remark = Remark(
+        session=report.session,
+        reason=f"{len(gone)} objects are missing: it was being erased when the backup was made, "
+        f"finish with `lucid cleanup {report.session}`",
+    )
+    return msgspec.structs.replace(
+        report, holds=True, found=0, differences=(), remarks=(*report.remarks, remark)
+    )
+
+
+def _log_difference(reason: str, sequence: int | None) -> Difference:
+    return Difference(what=What.LOG, session="", reason=reason, sequence=sequence)

@@ -1,0 +1,179 @@
+"""`lucid audit checkpoints`: every checkpoint against the one before it and against the log as it is now."""
+
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from lucid_events.errors import ConfigError, IntegrityError
+from lucid_events.evidence import bundle
+from lucid_events.evidence.bundle import Line, Log
+from lucid_events.evidence.checkpoint import KEY, Checkpoint, check_signature, decode_checkpoint
+from lucid_events.evidence.checkpoint_check import CheckpointCheck
+from lucid_events.evidence.differences import Difference
+from lucid_events.evidence.keys import KeyList
+from lucid_events.jetstream.checkpoints import JetStreamCheckpoints
+from lucid_events.jetstream.connection import StoredMessage
+from lucid_events.jetstream.pages import pages
+from lucid_events.service.adapters import Adapters
+from lucid_events.service.witnessing import digest_of, session_of
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint as a list shows it: without its edge, its proof and its sessions."""
+
+    number: int
+    place: int
+    time: datetime
+    incarnation: int
+    sequence: int
+    size: int
+    sessions: int
+    root: str
+    digest: str
+    key: str
+    holds: bool
+
+
+class CheckpointsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of checking all checkpoints; `uncovered` messages of the log came behind the last."""
+
+    holds: bool
+    checkpoints: int
+    unsigned: int
+    sequence: int
+    uncovered: int
+    found: int
+    differences: tuple[Difference, ...]
+
+
+Told = Callable[[Listed], None]
+
+
+async def verify_checkpoints(
+    adapters: Adapters,
+    *,
+    keys: KeyList | None = None,
+    require_signature: bool = False,
+    remembered: Checkpoint | None = None,
+    stream: str = "",
+    told: Told = lambda _: None,
+) -> CheckpointsReport:
+    """Check every checkpoint, and the whole log against them; reads only.
+
+    Args:
+        adapters: where log and checkpoints are.
+        keys: whose signatures are believed; None: nobody's in particular.
+        require_signature: a checkpoint without a trusted signature does not hold.
+        remembered: a checkpoint kept elsewhere, which has to be among them and fit the log.
+        stream: where the checkpoints are read, when it is a mirror.
+        told: called with each checkpoint, in order.
+
+    Raises:
+        NotFound: there is no such stream of checkpoints.
+        StoreUnavailable: it could not be read to the end; nothing is said about it.
+    """
+    check = CheckpointCheck(keys=keys, require_signature=require_signature, remembered=remembered)
+    position = await adapters.store.last_position()
+    log = Log(stream=position.stream, incarnation=position.incarnation)
+    checkpoints = JetStreamCheckpoints(adapters.connection, adapters.subjects, stream)
+    async with aclosing(checkpoints.all()) as messages:
+        async for message in messages:
+            before = check.found
+            found = check.begin(message.sequence, message.headers, message.data, message.stored_at)
+            if found is None:
+                continue
+            if found.log == log:  # the log of an earlier incarnation is not there to be compared
+                await _give(adapters, check, min(found.sequence, position.sequence))
+                check.end()
+            told(_listed(message, found, holds=check.found == before))
+    if remembered is not None and remembered.log == log:
+        await _give(adapters, check, min(remembered.sequence, position.sequence))
+    check.finish()
+    covered = check.last.sequence if check.last is not None and check.last.log == log else 0
+    return CheckpointsReport(
+        holds=check.holds,
+        checkpoints=check.checkpoints,
+        unsigned=check.unsigned,
+        sequence=covered,
+        uncovered=max(position.sequence - covered, 0),
+        found=check.found,
+        differences=tuple(check.differences),
+    )
+
+
+BEGINNING = b'{"sequence":'
+"""Of every file a checkpoint is kept in; what begins otherwise was never one."""
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint that was kept in a file.
+
+    Raises:
+        ConfigError: it can't be read, or is another kind of file.
+        IntegrityError: it is a damaged checkpoint, or not what its signature was made for.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"the checkpoint {path} can't be read: {exc.strerror}") from exc
+    if not text.startswith(BEGINNING):
+        raise ConfigError(f"{path} is no checkpoint: `lucid audit checkpoint -o FILE` makes such files")
+    try:
+        message = bundle.decoded(text, Line).message()
+        found = decode_checkpoint(message.data)
+    except IntegrityError as exc:
+        raise IntegrityError(f"{path} {exc.message}", file=str(path)) from exc
+    if check_signature(message.headers, message.data) is False:
+        raise IntegrityError(f"{path} is not what its signature was made for", file=str(path))
+    return found
+
+
+async def keep_checkpoint(adapters: Adapters, place: int, path: Path) -> None:
+    """Write the checkpoint at `place` of its stream to a file: one line of JSON, as bundles have them.
+
+    Raises:
+        ConfigError: the file can't be written.
+        IntegrityError: there is none at that place any more.
+    """
+    stream = adapters.subjects.checkpoints_stream
+    found = await adapters.connection.leader_get(stream, seq=place)
+    if found is None:
+        raise IntegrityError(f"{stream} has no message {place} any more", sequence=place)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(bundle.encoded(bundle.line_of(found)))
+        part.replace(path)
+    except OSError as exc:
+        raise ConfigError(f"can't write {path}: {exc.strerror}") from exc
+
+
+async def _give(adapters: Adapters, check: CheckpointCheck, upto: int) -> None:
+    """Give the log behind what was taken so far to `check`, up to sequence `upto`."""
+    first = check.sequence + 1
+    if first > upto:
+        return
+    stream = adapters.subjects.events_stream
+    found = pages(adapters.connection, stream, None, first=first, last=upto, known=upto)
+    async with aclosing(found):
+        async for page in found:
+            for message in page:
+                check.take(message.sequence, session_of(message), digest_of(message))
+
+
+def _listed(message: StoredMessage, found: Checkpoint, *, holds: bool) -> Listed:
+    return Listed(
+        number=found.number,
+        place=message.sequence,
+        time=found.time,
+        incarnation=found.log.incarnation,
+        sequence=found.sequence,
+        size=found.size,
+        sessions=len(found.sessions),
+        root=found.root,
+        digest=found.digest,
+        key=message.headers.get(KEY, ""),
+        holds=holds,
+    )

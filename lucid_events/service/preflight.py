@@ -1,0 +1,104 @@
+"""What `lucid doctor` looks at: the server, the streams, what was seen of the log, room in capture."""
+
+from functools import partial
+from pathlib import Path
+
+from lucid_events.domain.transitions import State
+from lucid_events.domain.values import MIB
+from lucid_events.errors import IntegrityError, LucidError, StoreFull
+from lucid_events.jetstream.definitions import DEFAULT_SETTINGS, load
+from lucid_events.jetstream.faults import ROOM_ON_THE_DISK
+from lucid_events.jetstream.preflight import Finding, preflight
+from lucid_events.projections.checkpoints import Checkpoints
+from lucid_events.service.adapters import Adapters, current_topology
+from lucid_events.service.health import HealthCheck, probes_of
+from lucid_events.service.indexes import live_index
+from lucid_events.service.lagging import lags
+from lucid_events.service.witnessing import check_witnessed
+
+CHUNKS_PER_SESSION = 2
+"""Chunks an open session may have in capture at any time: one being written, one being stored."""
+
+NOTHING = "lucid.no-such-subject"
+"""Matches no message of any stream."""
+
+_OPEN = (State.STARTING, State.ACTIVE, State.PAUSING, State.PAUSED, State.STOPPING)
+
+
+async def examine(adapters: Adapters) -> list[Finding]:
+    """Return what is wrong and what to change, worst first; nothing is changed."""
+    found = await preflight(adapters.connection, adapters.subjects, await current_topology(adapters))
+    try:
+        position = await adapters.store.last_position()
+        checkpoints = Checkpoints(adapters.meta, position.stream, position.incarnation)
+        await checkpoints.check(position)
+        await check_witnessed(adapters, position)
+        found[:0] = await _unwritten(adapters)
+        found += await _room(adapters)
+        found += await _probed(adapters)
+    except IntegrityError as exc:
+        found.insert(0, Finding("error", exc.message, "restore the log, or raise its incarnation"))
+    except LucidError as exc:
+        if not any(finding.level == "error" for finding in found):
+            found.insert(0, Finding("error", exc.message, "see above"))
+    return found
+
+
+async def why_not_written(adapters: Adapters) -> str:
+    """Return which streams the server can't write any more, why, and what to do; empty when there is none.
+
+    Asked by a purge that matches nothing: a stream whose disk was full refuses that with the reason,
+    where a publish is never answered. Who has no right to purge gets no answer here.
+    """
+    streams = [one for one in load(adapters.subjects, DEFAULT_SETTINGS) if one.kind == "stream"]
+    refused, reason = [], ""
+    for stream in streams:
+        if not stream.config.get("deny_purge"):
+            try:
+                await adapters.connection.api(f"STREAM.PURGE.{stream.name}", {"filter": NOTHING})
+            except StoreFull as exc:
+                refused.append(stream.name)
+                reason = reason or str(exc.fields.get("description", ""))
+            except LucidError:
+                pass  # not there, or not ours to purge: others look at that
+    if not refused:
+        return ""
+    names = ", ".join(refused)
+    return f"the server's disk is or was full, nothing goes into {names} ({reason}): {ROOM_ON_THE_DISK}"
+
+
+async def _unwritten(adapters: Adapters) -> list[Finding]:
+    what = await why_not_written(adapters)
+    return [Finding("error", what.removesuffix(f": {ROOM_ON_THE_DISK}"), ROOM_ON_THE_DISK)] if what else []
+
+
+async def _probed(adapters: Adapters) -> list[Finding]:
+    """Look at those probes of `/health` that the checks above do not include."""
+    folders = [Path(one) for one in (adapters.settings.spool, adapters.settings.chunk_output) if one]
+    probes = [
+        probe
+        for probe in probes_of(adapters, partial(lags, adapters), folders=folders)
+        if probe.name in {"consumers", "disk"}
+    ]
+    down = (await HealthCheck(probes).look()).down
+    found = []
+    for name, reason in down.items():
+        what, _, change = reason.rpartition(": ")
+        found.append(Finding("warning", what or f"{name}: {reason}", change if what else "look at the log"))
+    return found
+
+
+async def _room(adapters: Adapters) -> list[Finding]:
+    """Compare the capture stream's limit with what the open sessions may need."""
+    info = await adapters.connection.api(f"STREAM.INFO.{adapters.subjects.capture_stream}")
+    limit, used = info["config"]["max_bytes"], info["state"]["bytes"]
+    index = await live_index(adapters)
+    open_sessions = len({session async for session in index.sessions(_OPEN)})
+    needed = open_sessions * CHUNKS_PER_SESSION * adapters.settings.session_defaults.chunk_bytes
+    if limit > 0 and needed > limit:
+        what = f"capture takes {limit // MIB} MiB, {open_sessions} open sessions may need {needed // MIB} MiB"
+        return [Finding("warning", what, "raise LUCID_CAPTURE_MAX_MB, then `lucid deploy --update`")]
+    if limit > 0 and used > 0.8 * limit:
+        what = f"capture holds {used // MIB} of {limit // MIB} MiB"
+        return [Finding("warning", what, "run more workers, or raise LUCID_CAPTURE_MAX_MB")]
+    return []

@@ -1,0 +1,196 @@
+"""What is captured, sealed, stored and verified adds up, and what is missing is named, over a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from lucid_events.config import Settings
+from lucid_events.domain import commands as cmd
+from lucid_events.domain import events as ev
+from lucid_events.domain.envelope import NewEvent, Recorded
+from lucid_events.domain.ids import EventId, SessionId
+from lucid_events.domain.transitions import State
+from lucid_events.gateway.metrics import exposition
+from lucid_events.service import connect, up
+from lucid_events.service.client import Client
+from lucid_events.service.monitoring import Monitor
+from lucid_events.service.reconciling import Reconciled, Totals, _some, note, reconcile
+from tests.end_to_end.pipeline import Pipeline
+
+PATIENCE_S = 60.0
+CHUNK = 100_000
+
+
+@asynccontextmanager
+async def recorded(folder: Path, *sessions: str) -> AsyncIterator[Client]:
+    """A client of a pipeline with recordings of two and a half chunks each."""
+    source = folder / "source"
+    source.write_bytes(bytes(range(250)) * 1000)
+    with Pipeline(folder) as pipeline:
+        for sid in sessions:
+            await asyncio.to_thread(pipeline.cli, "record", sid, str(source), "--chunk-bytes", str(CHUNK))
+        async with connect(Settings(nats_url=pipeline.url)) as client, asyncio.timeout(PATIENCE_S):
+            for sid in sessions:
+                await client.status_in(SessionId(sid), {State.STOPPED}, timeout_s=PATIENCE_S)
+            yield client
+
+
+async def found(client: Client, session: str | None = None) -> dict[str, Reconciled]:
+    """What a reconciliation says, by session."""
+    asked = SessionId(session) if session else None
+    return {one.session_id: one async for one in reconcile(client.adapters, asked)}
+
+
+def test_a_whole_recording_adds_up(tmp_path: Path) -> None:
+    """Captured, sealed and ready bytes are equal once a recording has ended, and nothing is missing."""
+
+    async def _() -> None:
+        async with recorded(tmp_path, "one", "two") as client:
+            told = await found(client)
+            assert sorted(told) == ["one", "two"]
+            for one in told.values():
+                assert (one.captured_bytes, one.sealed_bytes, one.ready_bytes) == (250_000,) * 3
+                assert (one.complete, one.unstored_s, one.verified_bytes) == (True, 0.0, 0)
+
+    asyncio.run(_())
+
+
+def test_what_is_missing_is_named_on_both_sides(tmp_path: Path) -> None:
+    """A deleted object, an object nobody wrote of, and one of an unknown session are told by name."""
+
+    async def _() -> None:
+        async with recorded(tmp_path, "one", "two") as client:
+            names = [about.name async for about in client.chunks.names("one/")]
+            assert await client.chunks.delete(names[1])
+            await client.chunks.put("one/00000077-0123456789abcdef", b"x", metadata={})
+            await client.chunks.put("ghost/00000000-0123456789abcdef", b"x", metadata={})
+            told = await found(client)
+            assert told["two"].complete
+            one, ghost = told["one"], told["ghost"]
+            assert (one.events_without_objects, one.objects_without_events) == (1, 1)
+            assert one.named == (f"no object: {names[1]}", "no event: one/00000077-0123456789abcdef")
+            assert (ghost.state, ghost.objects_without_events) == (None, 1)
+            assert list(await found(client, "two")) == ["two"]
+
+    asyncio.run(_())
+
+
+def test_every_bucket_that_events_name_is_looked_at(tmp_path: Path) -> None:
+    """A chunk in another bucket is found there; gone from it, or in a bucket that is gone, it is missing."""
+
+    async def _() -> None:
+        async with recorded(tmp_path, "one") as client:
+            a = client.adapters
+            info = await a.connection.api("STREAM.INFO.OBJ_lucid-chunks")
+            config = {key: value for key, value in info["config"].items() if key != "metadata"}
+            subjects = ["$O.cold.C.>", "$O.cold.M.>"]
+            await a.connection.api(
+                "STREAM.CREATE.OBJ_cold", {**config, "name": "OBJ_cold", "subjects": subjects}
+            )
+            history = [one async for one in client.store.read(SessionId("one")) if isinstance(one, Recorded)]
+            ready = next(one for one in history if isinstance(one.event, ev.ChunkReady))
+            assert isinstance(ready.event, ev.ChunkReady)
+            moved = msgspec.structs.replace(ready.event, index=3, bucket="cold", object="one/00000003-x")
+            event = NewEvent(
+                id=EventId("moved"),
+                session=ready.session,
+                event=moved,
+                time=ready.time,
+                cause="test",
+                correlation="test",
+                actor="test",
+            )
+            last = history[-1]
+            version = await client.store.version(last.session)
+            await client.store.append(last.session, [event], expected=version, head=last.digest)
+            lost = (await found(client))["one"]
+            assert (lost.events_without_objects, lost.named) == (1, ("no object: cold/one/00000003-x",))
+            await a.bucket("cold").put("one/00000003-x", b"x", metadata={})
+            await a.bucket("cold").put("ghost/00000000-x", b"x", metadata={})
+            told = await found(client)
+            assert told["one"].complete
+            assert told["ghost"].named == ("no event: cold/ghost/00000000-x",)
+            assert (await found(client, "one"))["one"].complete
+            await a.connection.api("STREAM.DELETE.OBJ_cold")
+            assert (await found(client))["one"].events_without_objects == 1
+
+    asyncio.run(_())
+
+
+def test_names_are_held_for_some_sessions_at_a_time() -> None:
+    """Sessions to be compared by name are cut so that no pass holds more names than the bound."""
+    there = {1: (60_000, 0), 2: (50_000, 0), 3: (40_000, 0), 4: (250_000, 0), 5: (1, 0)}
+    assert list(_some(there, {1, 2, 3, 4, 6})) == [{1}, {2, 3}, {4}]
+
+
+def test_an_erased_recording_is_complete(tmp_path: Path) -> None:
+    """After a cleanup nothing is stored, nothing is expected, and the sums say so."""
+
+    async def _() -> None:
+        async with recorded(tmp_path, "one") as client:
+            await client.commands.send(SessionId("one"), cmd.Cleanup())
+            await client.status_in(SessionId("one"), {State.DESTROYED}, timeout_s=PATIENCE_S)
+            one = (await found(client))["one"]
+            assert (one.complete, one.ready_bytes, one.stored_bytes) == (True, 0, 0)
+
+    asyncio.run(_())
+
+
+def test_bytes_on_their_way_have_an_age(tmp_path: Path) -> None:
+    """While nobody stores, sealed bytes exceed ready ones and grow old; gone from capture they are lost."""
+
+    async def _() -> None:
+        source = tmp_path / "source"
+        source.write_bytes(bytes(250_000))
+        with Pipeline(tmp_path / "p", without=("chunks",)) as pipeline:
+            recording = pipeline.spawn("record", "slow", str(source), "--chunk-bytes", str(CHUNK))
+            async with connect(Settings(nats_url=pipeline.url)) as client, asyncio.timeout(PATIENCE_S):
+                session = SessionId("slow")
+                while True:  # sealed to its end, as the history says
+                    told = (await found(client)).get("slow")
+                    if told is not None and told.sealed_bytes == 250_000:
+                        break
+                    await asyncio.sleep(0.05)
+                assert (told.captured_bytes, told.ready_bytes, told.complete) == (250_000, 0, True)
+                assert told.unstored_s > 0
+                await client.adapters.capture.erase(session)
+                lost = (await found(client))["slow"]
+                assert (lost.capture_lost, lost.complete) == (3, False)
+                assert "not in capture: sealed chunk 0" in lost.named
+            recording.kill9()
+
+    asyncio.run(_())
+
+
+def test_the_sums_of_the_last_run_are_metrics(tmp_path: Path) -> None:
+    """Every sum of a noted run is a gauge; before the first run there is none."""
+
+    async def _() -> None:
+        async with up(Settings(data=str(tmp_path)), port=0) as service:
+            adapters = service.workers.adapters
+            before, _ = await exposition(Monitor(adapters))
+            assert b"lucid_reconciled" not in before
+            totals = Totals(at=adapters.clock.now()).with_(
+                Reconciled(session_id="s", captured_bytes=7, sealed_bytes=6, events_without_objects=2)
+            )
+            assert await note(adapters, totals)
+            body, _ = await exposition(Monitor(adapters))
+            text = body.decode()
+            assert "lucid_reconciled_captured_bytes 7.0" in text
+            assert "lucid_reconciled_events_without_objects 2.0" in text
+            for name in ("sealed", "ready", "stored", "verified"):
+                assert f"lucid_reconciled_{name}_bytes" in text
+            for name in (
+                "oldest_unstored_seconds",
+                "objects_without_events",
+                "capture_lost",
+                "capture_left",
+                "sessions 1.0",
+                "incomplete_sessions 1.0",
+            ):
+                assert f"lucid_reconciled_{name}" in text
+
+    asyncio.run(_())

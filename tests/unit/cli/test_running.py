@@ -1,0 +1,66 @@
+"""How the command line builds its settings and speaks about them."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Iterator
+
+import pytest
+import typer
+
+from lucid_events.cli import running
+from lucid_events.cli.exits import INTERRUPTED
+from lucid_events.config import NOT_USED
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger("lucid_events")
+    kept = root.handlers[:], root.level, root.propagate
+    yield
+    root.handlers[:], root.level, root.propagate = kept
+
+
+@pytest.mark.parametrize("name", NOT_USED)
+def test_a_service_says_what_it_does_not_use(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service given a database's address says that it is not used, and does not show it."""
+    monkeypatch.setenv(name, "scheme://user:secret@host")
+    running.settings(service=True)
+    said = capsys.readouterr().err
+    assert name in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("name", NOT_USED)
+def test_a_command_keeps_quiet_about_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that is no service does not repeat on every call what the service has said."""
+    monkeypatch.setenv(name, "scheme://user:secret@host")
+    running.settings()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_broken_pipe_is_success_only_for_what_is_read(capfd: pytest.CaptureFixture[str]) -> None:
+    """Work beside the output whose pipe broke claims no success, and says so."""
+
+    async def breaks() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(typer.Exit) as ended:
+        running.run(breaks, reader_may_leave=False)
+    assert ended.value.exit_code == 1
+    assert "a pipe broke off" in capfd.readouterr().err
+
+
+def test_a_cancelled_command_is_an_interrupt() -> None:
+    """A recording ended at once by a second signal exits as interrupted, without a traceback."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(typer.Exit) as ended:
+        running.run(cancelled)
+    assert ended.value.exit_code == INTERRUPTED
