@@ -96,8 +96,8 @@ class Catalog:
         replicas: int = 1,
         retention_s: float | None = None,
         compacting: bool = False,
-    ) -> None:
-        """Create a topic unless it is there; one that is there keeps the partitions it has.
+    ) -> int:
+        """Create a topic unless it is there, and return its partitions: one that is there keeps its own.
 
         Raises:
             Unsupported: the number of partitions can't be used.
@@ -105,10 +105,10 @@ class Catalog:
         if not 1 <= partitions <= MAX_PARTITIONS:
             raise Unsupported(f"topic {topic!r}: {partitions} partitions, use 1 to {MAX_PARTITIONS}")
         if topic in self._counts:
-            return
+            return self._counts[topic]
         if self._is_table(topic):
             self._counts[topic] = partitions
-            return
+            return partitions
         age = retention_s or 0.0
         dedupe_s = min(self._link.options.dedupe_s, age) if age else self._link.options.dedupe_s
         config: dict[str, object] = {
@@ -128,7 +128,8 @@ class Catalog:
             if exc.err_code != STREAM_EXISTS:
                 raise
         count = await self._ask(topic)
-        self._counts[topic] = count if count is not None else partitions
+        self._counts[topic] = partitions if count is None else count
+        return self._counts[topic]
 
     async def _ask(self, topic: str) -> int | None:
         name = self._names.stream(topic)

@@ -12,7 +12,7 @@ from mode import Seconds, Service
 
 from lucid_events.faust_nats.coordinator import Assignor, Coordinator
 from lucid_events.faust_nats.delivery import EARLIEST, DeliveringConsumer
-from lucid_events.faust_nats.errors import DriverError, Unsupported
+from lucid_events.faust_nats.errors import DriverError
 from lucid_events.faust_nats.feeds import Feeds
 from lucid_events.faust_nats.membership import Group
 from lucid_events.faust_nats.topology import partition as partition_of
@@ -37,10 +37,9 @@ class Consumer(DeliveringConsumer):
         self._feeds = Feeds(transport.link, transport.catalog, self._arrived.set)
         if self.app.client_only:
             return
-        replicas = max(conf.topic_replication_factor or 1, 1)
-        await transport.ledger.create(replicas)
+        await transport.ledger.create(transport.replicas)
         group = Group(transport.link, transport.names, session_s=conf.broker_session_timeout)
-        await group.create(replicas)
+        await group.create(transport.replicas)
         self._coordinator = Coordinator(
             group,
             cast(Assignor, self.app.assignor),
@@ -79,10 +78,8 @@ class Consumer(DeliveringConsumer):
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Take part in the group with `topics`; those that don't exist are created."""
         wanted = set(topics)
-        await self.transport.catalog.look_up(wanted)
         for topic in sorted(wanted):
-            if self.transport.catalog.count(topic) is None:
-                await self._declare(topic)
+            await self.transport.ensure(topic)
         if self.app.client_only:
             for topic in wanted:
                 await self._listen(TP(topic, 0))
@@ -90,16 +87,6 @@ class Consumer(DeliveringConsumer):
         if self._coordinator is None:
             raise ConsumerNotStarted("the consumer is not started")
         await self._coordinator.subscribe(wanted)
-
-    async def _declare(self, topic: str) -> None:
-        asked = [found.partitions for found in self.app.topics if topic in found.topics and found.partitions]
-        count = asked[0] if asked else self.app.conf.topic_partitions or 1
-        if not self.app.conf.topic_allow_declare:
-            raise Unsupported(
-                f"topic {topic!r} does not exist, and topic_allow_declare is off: create it first"
-            )
-        replicas = max(self.app.conf.topic_replication_factor or 1, 1)
-        await self.transport.catalog.declare(topic, count, replicas=replicas)
 
     async def _listen(self, tp: TP) -> None:
         """Read `tp` from now on, as a client that is in no group."""

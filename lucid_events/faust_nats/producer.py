@@ -144,10 +144,7 @@ class Producer(producer.Producer):
         key, value = _as_bytes(key), _as_bytes(value)
         count = catalog.count(topic)
         if count is None:
-            count = (await catalog.look_up([topic])).get(topic)
-        if count is None:
-            await catalog.declare(topic, self.app.conf.topic_partitions or 1)
-            count = cast(int, catalog.count(topic))
+            count = await self.transport.ensure(topic)
         if partition is None:
             partition = self._choose(count, key)
         elif not 0 <= partition < count:

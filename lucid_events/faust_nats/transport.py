@@ -73,6 +73,31 @@ class Transport(base.Transport):
         # `changelog_topics` makes a new set every time, and every message sent asks.
         return topic in self._tables._changelogs
 
+    async def ensure(self, topic: str) -> int:
+        """Return the number of partitions of `topic`; one that does not exist is created as the app has it.
+
+        Raises:
+            Unsupported: it does not exist, and the app may not create topics.
+        """
+        count = (await self.catalog.look_up([topic])).get(topic)
+        if count is not None:
+            return count
+        app: Any = self.app
+        if not app.conf.topic_allow_declare and not self.catalog.is_table(topic):
+            raise Unsupported(
+                f"topic {topic!r} does not exist, and topic_allow_declare is off: create it first"
+            )
+        own = [found for found in app.topics if topic in found.topics]
+        partitions = next((found.partitions for found in own if found.partitions), app.conf.topic_partitions)
+        replicas = next((found.replicas for found in own if found.replicas), self.replicas)
+        return await self.catalog.declare(topic, partitions or 1, replicas=replicas)
+
+    @property
+    def replicas(self) -> int:
+        """How many servers keep each of the app's streams."""
+        conf: Any = self.app.conf
+        return max(conf.topic_replication_factor or 1, 1)
+
     async def acquire(self) -> None:
         """Open the connection for one more user of it."""
         if self._opening is None:
