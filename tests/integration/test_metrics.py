@@ -77,8 +77,13 @@ async def lucid(server: NatsServer, *words: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(PATIENCE_S):
-        said, complained = await running.communicate()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            said, complained = await running.communicate()
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
     assert running.returncode == 0, complained.decode()
     return said.decode()
 
