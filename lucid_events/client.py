@@ -56,7 +56,7 @@ class Commands:
     Args:
         bus: how they travel.
         subjects: names under the prefix in use.
-        clock: stamps `ce-time`, from which the horizon of repeated ids is counted.
+        clock: stamps `ce-time` of commands whose id is made up here.
         actor: who asks; an identity the service can't check is stored as `unverified:<actor>`.
         vouch: proves to the service that the identity was checked.
         timeout_s: how long one attempt waits for its answer.
@@ -145,14 +145,18 @@ class Commands:
         return codec.decode(reply.data, BeatReply)
 
     def headers(self, id: CommandId | None) -> dict[str, str]:
-        """Return the envelope of a new command; a missing id is made up, once."""
+        """Return the envelope of a new command; a missing id is made up, once.
+
+        An id of the caller's own goes out without a time: only they know whether it was sent before,
+        and with the time of a later sending a repeat would look like a new command.
+        """
         chosen = command_id(id) if id is not None else CommandId(str(uuid.uuid4()))
-        return {
+        made = {
             codec.ID: chosen,
-            codec.TIME: codec.timestamp(self._clock.now()),
             codec.ACTOR: codec.header_safe(self._actor),
             codec.CORRELATION: chosen,
         }
+        return made if id is not None else {**made, codec.TIME: codec.timestamp(self._clock.now())}
 
 
 def read_reply(reply: CommandReply) -> Accepted:

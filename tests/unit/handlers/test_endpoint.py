@@ -8,9 +8,9 @@ import pytest
 from lucid_events import codec
 from lucid_events.client import Commands, error_of, read_reply
 from lucid_events.domain import commands as cmd
-from lucid_events.domain.ids import SessionId
+from lucid_events.domain.ids import CommandId, SessionId
 from lucid_events.domain.replies import Failure
-from lucid_events.errors import CommandRejected, ContractError, NotFound
+from lucid_events.errors import CommandExpired, CommandRejected, ContractError, NotFound
 from lucid_events.handlers.endpoint import ERROR, ERROR_CODE, Endpoints
 from lucid_events.memory import MemoryCommandBus, MemoryCommandServer
 from lucid_events.ports import CommandReply
@@ -212,6 +212,25 @@ def test_a_client_and_a_service_understand_each_other() -> None:
             with pytest.raises(CommandRejected):
                 await client.send(SID, cmd.Resume())
         assert await side.types() == ["session.created"]
+
+    asyncio.run(main())
+
+
+def test_a_chosen_id_is_sent_once_however_late_it_is_repeated() -> None:
+    """An id of the caller's brings no time of its sending, so a repeat behind 300 others is told as one."""
+
+    async def main() -> None:
+        side = CommandSide()
+        client = Commands(MemoryCommandBus(side.server), side.subjects, side.clock, actor="ann")
+        async with side.endpoints.serve(MemoryCommandServer(side.server)):
+            await client.send(SID, cmd.Create())
+            await client.send(SID, cmd.Mark(label="once"), id=CommandId("mine"))
+            for _ in range(300):
+                await client.send(SID, cmd.Mark(label="other"))
+            await side.clock.advance(10 * 60)
+            with pytest.raises(CommandExpired):
+                await client.send(SID, cmd.Mark(label="once"), id=CommandId("mine"))
+        assert len(await side.types()) == 302
 
     asyncio.run(main())
 
