@@ -7,7 +7,7 @@ import typer
 from lucid_events.cli.output import err, moment, out, print_json, printable, size, table
 from lucid_events.cli.running import Json, Server, SessionArgument, run, settings
 from lucid_events.domain.ids import session_id
-from lucid_events.domain.retention import Standing, Step, in_words
+from lucid_events.domain.retention import Outlook, Step, in_words
 from lucid_events.domain.state import Erasure
 
 retention_app = typer.Typer(
@@ -21,20 +21,20 @@ _STEPS = {"propose": "a cleanup is proposed", "erase": "its bytes are erased"}
 def explain(sid: SessionArgument, server: Server = None, json: Json = False) -> None:
     """Say which policy a session is kept by, what is kept till when, and what happens next."""
     from lucid_events.service import connect
-    from lucid_events.service.retention import Retention
+    from lucid_events.service.retention import Outlooks
 
-    async def work() -> Standing:
+    async def work() -> Outlook:
         session = session_id(sid)
         async with connect(settings(nats_url=server)) as client:
-            return await Retention(client).explain(session)
+            return await Outlooks(client).explain(session)
 
-    standing = run(work, json=json)
+    outlook = run(work, json=json)
     if json:
-        print_json(standing)
+        print_json(outlook)
         return
     made = table("", ("", ""), ())
     made.show_header = False
-    for name, value in _rows(standing).items():
+    for name, value in _rows(outlook).items():
         made.add_row(name, printable(value))
     out.print(made)
 
@@ -52,16 +52,16 @@ def due(
 ) -> None:
     """List ended sessions that are past their time; changes nothing, the workers do what is due."""
     from lucid_events.service import connect
-    from lucid_events.service.retention import Retention
+    from lucid_events.service.retention import Outlooks
 
-    async def work() -> list[Standing]:
+    async def work() -> list[Outlook]:
         async with connect(settings(nats_url=server)) as client:
             found = []
-            async for standing in Retention(client).due(within_days=within, metadata=metadata):
+            async for outlook in Outlooks(client).due(within_days=within, metadata=metadata):
                 if json:
-                    print_json(standing)
+                    print_json(outlook)
                 else:
-                    found.append(standing)
+                    found.append(outlook)
             return found
 
     found = run(work, json=json)
@@ -97,29 +97,29 @@ def erased_in_words(erasure: Erasure) -> str:
     return f"erased at {moment(erasure.completed_at)} {by}; {gone}"
 
 
-def _rows(standing: Standing) -> dict[str, str]:
-    until, proposal = standing.metadata_until, standing.proposal
-    metadata = f"till {moment(until)}" if until else f"{standing.retention.metadata_days:g} days from its end"
-    if standing.metadata_due:
+def _rows(outlook: Outlook) -> dict[str, str]:
+    until, proposal = outlook.metadata_until, outlook.proposal
+    metadata = f"till {moment(until)}" if until else f"{outlook.retention.metadata_days:g} days from its end"
+    if outlook.metadata_due:
         metadata += ": over, and the log keeps it; see docs/retention.md"
     payload = (
-        f"till {moment(standing.payload_until)}"
-        if standing.payload_until
-        else f"{standing.retention.payload_days:g} days from its end"
+        f"till {moment(outlook.payload_until)}"
+        if outlook.payload_until
+        else f"{outlook.retention.payload_days:g} days from its end"
     )
-    holds = "; ".join(f"{name} ({why})" if why else name for name, why in standing.holds.items())
+    holds = "; ".join(f"{name} ({why})" if why else name for name, why in outlook.holds.items())
     return {
-        "session": f"{standing.session_id}, {standing.state}",
-        "policy": in_words(standing.retention, standing.source),
-        "ended": moment(standing.ended_at),
-        "bytes": f"{payload}: {standing.chunks} chunks, {size(standing.stored_bytes)} stored",
+        "session": f"{outlook.session_id}, {outlook.state}",
+        "policy": in_words(outlook.retention, outlook.source),
+        "ended": moment(outlook.ended_at),
+        "bytes": f"{payload}: {outlook.chunks} chunks, {size(outlook.stored_bytes)} stored",
         "metadata": metadata,
         "hashes and events": "for good",
         "holds": holds or "none",
         "proposal": f"at {moment(proposal.at)} for {moment(proposal.due)}" if proposal else "none",
-        "erased": erased_in_words(standing.erasure) if standing.erasure else "no",
-        "next": f"{_next(standing.next)}: {standing.because}" if standing.next else "nothing",
-        **({} if standing.next else {"because": standing.because}),
+        "erased": erased_in_words(outlook.erasure) if outlook.erasure else "no",
+        "next": f"{_next(outlook.next)}: {outlook.because}" if outlook.next else "nothing",
+        **({} if outlook.next else {"because": outlook.because}),
     }
 
 

@@ -9,7 +9,7 @@ from lucid_events.cli.running import ChunkBytes, Json, PayloadDays, Server, Sess
 from lucid_events.domain import commands as cmd
 from lucid_events.domain.ids import CommandId, command_id, session_id
 from lucid_events.domain.replies import Accepted
-from lucid_events.domain.retention import Standing
+from lucid_events.domain.retention import Outlook
 from lucid_events.domain.values import RetentionAsked, SettingsAsked
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the history.")]
@@ -203,12 +203,12 @@ def destroy(
 
 def _rehearse_cleanup(sid: str, server: str | None, json: bool) -> None:
     from lucid_events.service import connect
-    from lucid_events.service.retention import Retention
+    from lucid_events.service.retention import Outlooks
 
-    async def work() -> Standing:
+    async def work() -> Outlook:
         session = session_id(sid)
         async with connect(settings(nats_url=server)) as client:
-            return await Retention(client).rehearse_cleanup(session)
+            return await Outlooks(client).rehearse_cleanup(session)
 
     found = run(work, json=json)
     if json:

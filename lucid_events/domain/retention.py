@@ -29,7 +29,7 @@ class Step(Fact, frozen=True, kw_only=True):
     at: datetime
 
 
-class Standing(Fact, frozen=True, kw_only=True):
+class Outlook(Fact, frozen=True, kw_only=True):
     """A session's retention, explained: `next` is what happens next, `because` why that, or why nothing.
 
     `metadata_due` says that the period of what people wrote is over; the log keeps it all the same.
@@ -117,7 +117,7 @@ def carry_out(asked: cmd.Asked, command: cmd.CarryOut, session: Session) -> list
     return [ev.SessionCleanupStarted(reason="retention", proposed=proposal.version)]
 
 
-def explained(session: Session, default: Retention, *, now: datetime, damage: str | None = None) -> Standing:
+def explained(session: Session, default: Retention, *, now: datetime, damage: str | None = None) -> Outlook:
     """Return what is kept of an existing session till when, and what happens next.
 
     Args:
@@ -137,7 +137,7 @@ def explained(session: Session, default: Retention, *, now: datetime, damage: st
         because = f"its bytes are past their {retention.payload_days:g} days then"
     else:
         because = "as proposed, unless a hold or a recovery comes first"
-    return Standing(
+    return Outlook(
         session_id=session.id,
         state=session.state or State.CREATED,
         retention=retention,

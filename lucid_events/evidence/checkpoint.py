@@ -37,7 +37,7 @@ MAX_MISSING: Final = 1000
 """Holes in the log that one checkpoint may name; a log with more of them is not witnessed."""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Witnessed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A session as of a checkpoint: `messages` since the last, the newest at `version` with digest `head`."""
 
     messages: StreamSequence
@@ -71,7 +71,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     previous: Sha256 | None
     consistency: tuple[Sha256, ...]
     missing: tuple[Hole, ...]
-    sessions: dict[str, Standing]
+    sessions: dict[str, Witnessed]
 
     @property
     def body(self) -> bytes:
@@ -137,7 +137,7 @@ class CheckpointBuilder:
         self.sequence = began.sequence if began else 0
         self._began = began.size if began else 0
         self._tree = ProvingTree(self._began, [Digest(one) for one in began.edge] if began else ())
-        self._sessions: dict[str, Standing] = {}
+        self._sessions: dict[str, Witnessed] = {}
         self._missing: list[Hole] = []
 
     @property
@@ -165,7 +165,7 @@ class CheckpointBuilder:
         self._tree.add(digest)
         before = self._sessions.get(session)
         count = before.messages + 1 if before else 1
-        self._sessions[session] = Standing(messages=count, version=sequence, head=digest)
+        self._sessions[session] = Witnessed(messages=count, version=sequence, head=digest)
         self.sequence = sequence
 
     def make(self, time: datetime) -> Checkpoint:

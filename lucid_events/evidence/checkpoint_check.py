@@ -12,7 +12,7 @@ from lucid_events.errors import IntegrityError
 from lucid_events.evidence.checkpoint import (
     KEY,
     Checkpoint,
-    Standing,
+    Witnessed,
     check_signature,
     decode_checkpoint,
     follows,
@@ -49,7 +49,7 @@ class CheckpointCheck:
         self._keys, self._require_signature = keys, require_signature
         self._remembered, self._recalled = remembered, False
         self._tree, self._exact, self._blind = MerkleTree(), True, False
-        self._sessions: dict[str, Standing] = {}
+        self._sessions: dict[str, Witnessed] = {}
         self._holes: list[tuple[int, int]] = []
 
     @property
@@ -95,7 +95,7 @@ class CheckpointCheck:
         self._tree.add(digest)
         before = self._sessions.get(session)
         count = before.messages + 1 if before else 1
-        self._sessions[session] = Standing(messages=count, version=sequence, head=digest)
+        self._sessions[session] = Witnessed(messages=count, version=sequence, head=digest)
         self.sequence = sequence
 
     def end(self) -> None:

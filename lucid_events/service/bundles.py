@@ -25,7 +25,7 @@ from lucid_events.evidence import bundle, chain
 from lucid_events.evidence.bundle import Description, Excerpt, Line, Proof
 from lucid_events.evidence.bundle_contents import Contents, ReadyChunk
 from lucid_events.evidence.bundle_tar import TarReader
-from lucid_events.evidence.checkpoint import Checkpoint, Standing
+from lucid_events.evidence.checkpoint import Checkpoint, Witnessed
 from lucid_events.evidence.differences import Remark
 from lucid_events.evidence.histories import HistoryCheck, Signed
 from lucid_events.evidence.keys import KeyList
@@ -110,7 +110,7 @@ class _Check:
         self._tar, self._keys, self._require_signature = tar, keys, require_signature
         self._checkpoint, self._progress = checkpoint, progress
         self._allow_strays = allow_strays
-        self._standing: Standing | None = None
+        self._standing: Witnessed | None = None
         self._witnessed = False
         self._contents = Contents()
         self._history = HistoryCheck(SessionId(""))

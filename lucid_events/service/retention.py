@@ -11,7 +11,7 @@ from lucid_events.domain import commands as cmd
 from lucid_events.domain.decider import decide
 from lucid_events.domain.decisions import Rejected
 from lucid_events.domain.ids import CommandId, SessionId
-from lucid_events.domain.retention import Standing, explained
+from lucid_events.domain.retention import Outlook, explained
 from lucid_events.domain.transitions import ENDED, ERASING
 from lucid_events.errors import CommandRejected
 from lucid_events.handlers.histories import Histories, History
@@ -19,7 +19,7 @@ from lucid_events.service.client import Client
 from lucid_events.service.indexes import live_index
 
 
-class Retention:
+class Outlooks:
     """Answers about retention over one client's connection."""
 
     def __init__(self, client: Client) -> None:
@@ -27,7 +27,7 @@ class Retention:
         # Without snapshots: an auditor may not read them, and nobody who only asks should write one.
         self._histories = Histories(client.adapters.store, clock=client.adapters.clock)
 
-    async def explain(self, session: SessionId) -> Standing:
+    async def explain(self, session: SessionId) -> Outlook:
         """Return what is kept of the session till when, by which policy, and what happens next.
 
         Raises:
@@ -36,7 +36,7 @@ class Retention:
         """
         return self._explained(await self._history(session))
 
-    async def due(self, *, within_days: float = 0, metadata: bool = False) -> AsyncGenerator[Standing, None]:
+    async def due(self, *, within_days: float = 0, metadata: bool = False) -> AsyncGenerator[Outlook, None]:
         """Yield the ended sessions whose bytes are past their time, or will be within so many days.
 
         Those that are held, or whose cleanup failed, are among them: `because` says why nothing happens.
@@ -48,12 +48,12 @@ class Retention:
         horizon = now + timedelta(days=within_days)
         index = await live_index(self._adapters)
         async for session in index.sessions((*ENDED, *sorted(ERASING)) if metadata else ENDED):
-            standing = self._explained(await self._histories.refresh(session))
-            until = standing.metadata_until if metadata else standing.payload_until
-            if until is not None and until <= horizon and (metadata or standing.chunks):
-                yield standing
+            outlook = self._explained(await self._histories.refresh(session))
+            until = outlook.metadata_until if metadata else outlook.payload_until
+            if until is not None and until <= horizon and (metadata or outlook.chunks):
+                yield outlook
 
-    async def rehearse_cleanup(self, session: SessionId) -> Standing:
+    async def rehearse_cleanup(self, session: SessionId) -> Outlook:
         """Return what a cleanup that is asked for now would find, without asking for it.
 
         Raises:
@@ -78,6 +78,6 @@ class Retention:
             await self._client.missing(session)
         return history
 
-    def _explained(self, history: History) -> Standing:
+    def _explained(self, history: History) -> Outlook:
         default, now = self._client.settings.retention.policy, self._adapters.clock.now()
         return explained(history.state, default, now=now, damage=history.damage)
