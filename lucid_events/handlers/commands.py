@@ -317,8 +317,8 @@ class CommandHandler:
             # unless nothing is there yet. Then it may land later, and only the caller may repeat.
             try:
                 landed = await self._histories.landed(history, [event.id for event in new])
-            except StoreUnavailable:
-                raise uncertain from None
+            except StoreUnavailable as exc:
+                raise uncertain from exc
             if landed is None:
                 raise
             return landed

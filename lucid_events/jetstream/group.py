@@ -13,6 +13,7 @@ they all go out singly. Which it is, `pace.py` finds out.
 """
 
 import asyncio
+import logging
 from collections import deque
 from typing import Final
 
@@ -21,6 +22,8 @@ from lucid_events.jetstream.append import MAX_EVENTS, Draft, Landed, SingleWrite
 from lucid_events.jetstream.batch import publish_batch
 from lucid_events.jetstream.connection import Connection
 from lucid_events.jetstream.pace import Pace, Way
+
+_log = logging.getLogger(__name__)
 
 ALONE: Final = 8
 """Appends that may fly on their own. A batch costs the server a staging file and its fsyncs, about
@@ -42,12 +45,15 @@ WAITING: Final = 4096
 
 
 class _Seat:
-    """One waiting append; `turn` resolves to what its batch did, None to let it fly on its own."""
+    """One waiting append; `turn` resolves to what its batch did, None to let it fly on its own.
 
-    __slots__ = ("draft", "turn")
+    Who is `granted` that is counted among those who fly, whether or not it still wants to.
+    """
+
+    __slots__ = ("draft", "granted", "turn")
 
     def __init__(self, draft: Draft) -> None:
-        self.draft = draft
+        self.draft, self.granted = draft, False
         self.turn: asyncio.Future[Landed | None] = asyncio.get_running_loop().create_future()
 
 
@@ -71,16 +77,19 @@ class GroupWriter:
     async def write(self, draft: Draft, *, timeout_s: float) -> Landed:
         """Send `draft` and return where it went; see `Writer.write`."""
         if self._free > 0:
+            self._count(draft)
             return await self._fly_alone(draft, timeout_s)
         if len(self._waiting) >= WAITING:
             raise StoreUnavailable(f"{WAITING} appends wait already: {draft.session} was not appended to")
         seat = _Seat(draft)
         self._waiting.append(seat)
+        leaves = False
         try:
             async with asyncio.timeout(timeout_s):
                 landed = await seat.turn
+            leaves = landed is None
         except TimeoutError as exc:
-            if seat in self._waiting:
+            if seat in self._waiting or seat.granted:
                 raise StoreUnavailable(
                     f"no turn within {timeout_s:g} s: {draft.session} was not appended to"
                 ) from exc
@@ -90,6 +99,8 @@ class GroupWriter:
         finally:
             if seat in self._waiting:
                 self._waiting.remove(seat)
+            if seat.granted and not leaves:
+                self._discount(draft, timeout_s)
         return landed if landed is not None else await self._fly_alone(draft, timeout_s)
 
     @property
@@ -99,10 +110,18 @@ class GroupWriter:
             return 0
         return (MANY if self._pace.way is Way.SINGLY else ALONE) - self._alone
 
-    async def _fly_alone(self, draft: Draft, timeout_s: float) -> Landed:
-        size, turn = draft.size, self._pace.turn
+    def _count(self, draft: Draft) -> None:
         self._alone += 1
-        self._alone_bytes += size
+        self._alone_bytes += draft.size
+
+    def _discount(self, draft: Draft, timeout_s: float) -> None:
+        self._alone -= 1
+        self._alone_bytes -= draft.size
+        self._dispatch(timeout_s)
+
+    async def _fly_alone(self, draft: Draft, timeout_s: float) -> Landed:
+        """Send `draft`, which is counted already."""
+        turn = self._pace.turn
         try:
             landed = await self._single.write(draft, timeout_s=timeout_s)
             self._pace.landed(turn, 1, crowded=self._alone + len(self._waiting) > ALONE)
@@ -111,9 +130,7 @@ class GroupWriter:
             self._pace.pause()
             raise
         finally:
-            self._alone -= 1
-            self._alone_bytes -= size
-            self._dispatch(timeout_s)
+            self._discount(draft, timeout_s)
 
     def _dispatch(self, timeout_s: float) -> None:
         """Let those go who may go now."""
@@ -121,14 +138,21 @@ class GroupWriter:
             return
         if self._flight is None and self._pace.way is Way.TOGETHER and len(self._waiting) >= GROUP:
             self._flight = asyncio.create_task(self._fly(self._take(), self._pace.batch_leaves(), timeout_s))
-            self._flight.add_done_callback(lambda _: self._landed(timeout_s))
-        free = self._free
-        while free > 0 and self._waiting:
-            _resolve(self._waiting.popleft(), None)
-            free -= 1
+            self._flight.add_done_callback(lambda flight: self._landed(flight, timeout_s))
+        while self._free > 0 and self._waiting:
+            self._grant(self._waiting.popleft())
 
-    def _landed(self, timeout_s: float) -> None:
+    def _grant(self, seat: _Seat) -> None:
+        """Let `seat` fly on its own; it counts from now on, not only from when its task wakes up."""
+        if not seat.turn.done():
+            seat.granted = True
+            self._count(seat.draft)
+            seat.turn.set_result(None)
+
+    def _landed(self, flight: "asyncio.Task[None]", timeout_s: float) -> None:
         self._flight = None
+        if not flight.cancelled() and (bug := flight.exception()) is not None:
+            _log.error("a batch met a bug", exc_info=bug)
         self._dispatch(timeout_s)
 
     def _take(self) -> list[_Seat]:
@@ -157,30 +181,26 @@ class GroupWriter:
             crowd = len(seats) + self._alone + len(self._waiting)
             self._pace.landed(turn, len(seats), crowded=crowd > ALONE)
             for seat in seats:
-                _resolve(seat, Landed(first))
+                if not seat.turn.done():
+                    seat.turn.set_result(Landed(first))
                 first += len(seat.draft.messages)
         except AppendUncertain as exc:
             self._pace.pause()
             for seat in seats:
                 if "err_code" in exc.fields:
                     # Refused because the server knows one of the ids: each finds out whether it is its own.
-                    _resolve(seat, None)
+                    self._grant(seat)
                 else:
                     _refuse(seat, AppendUncertain(f"append to {seat.draft.session}: {exc.message}"))
         except LucidError:
             self._pace.pause()
             for seat in seats:
-                _resolve(seat, None)
+                self._grant(seat)
         finally:
             for seat in seats:
                 _refuse(
                     seat, AppendUncertain(f"the batch with {seat.draft.session} was given up: read first")
                 )
-
-
-def _resolve(seat: _Seat, landed: Landed | None) -> None:
-    if not seat.turn.done():
-        seat.turn.set_result(landed)
 
 
 def _refuse(seat: _Seat, error: AppendUncertain) -> None:

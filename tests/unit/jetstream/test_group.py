@@ -119,3 +119,31 @@ def test_who_finds_no_turn_in_time_was_not_sent() -> None:
         assert len(server.singles) == MANY
 
     asyncio.run(main())
+
+
+def test_a_turn_that_is_given_up_goes_to_the_next() -> None:
+    """Who is let go and cancelled before it sends leaves no place empty, and nobody flies beyond the bound."""
+
+    async def main() -> None:
+        server = SlowConnection()
+        writer = GroupWriter(cast(Connection, server), pace=Decided(Way.SINGLY))
+        flying = [write(writer, number) for number in range(MANY)]
+        await asyncio.sleep(0)
+        first, second = write(writer, MANY), write(writer, MANY + 1)
+        await asyncio.sleep(0)
+        server.singles[0].set_result(PubAck("S", 1))
+        await flying[0]  # lets the first of those who wait go, which has not woken up yet
+        first.cancel()
+        newcomer = write(writer, MANY + 2)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert first.cancelled()
+        assert server.flying == MANY
+        server.acknowledge()
+        await second
+        for _ in range(5):
+            await asyncio.sleep(0)
+        server.acknowledge()
+        await asyncio.gather(newcomer, *flying)
+
+    asyncio.run(main())
