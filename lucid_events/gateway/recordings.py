@@ -222,7 +222,7 @@ async def _playable(request: AnyRequest, sid: str) -> Contents:
 
 
 def output_path(session: SessionId) -> str:
-    """Return where a recording can be had; it was a path on the recorder's disk once."""
+    """Return where a recording can be had, under the name that clients know."""
     return f"/recordings/{session}/media"
 
 

@@ -1,7 +1,7 @@
 """Which way gets crowded appends through faster: measured, because no client can see what decides it.
 
-What one publish costs a server depends on its `sync_interval`, its disk, its replicas: 20 µs where
-nothing is synced, milliseconds where each publish is an fsync. What a batch costs depends on the same.
+What one publish costs a server depends on its `sync_interval`, its disk, its replicas: microseconds
+where nothing is synced, milliseconds where each publish is an fsync. What a batch costs depends on the same.
 So both ways are tried on the work there is, and the faster one is kept.
 
     TOGETHER ── a slice measured ──> SINGLY, a slice on trial ──> the faster of both

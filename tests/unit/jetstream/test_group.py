@@ -122,7 +122,7 @@ def test_who_finds_no_turn_in_time_was_not_sent() -> None:
 
 
 def test_a_turn_that_is_given_up_goes_to_the_next() -> None:
-    """Who is let go and cancelled before it sends leaves no place empty, and nobody flies beyond the bound."""
+    """Who is let go and cancelled before it sends leaves no place empty; nobody flies beyond the bound."""
 
     async def main() -> None:
         server = SlowConnection()
