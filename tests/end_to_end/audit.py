@@ -16,7 +16,7 @@ from lucid_events.domain.ids import NO_DIGEST, Digest, SessionId
 from lucid_events.domain.legality import violations
 from lucid_events.domain.state import evolve, initial
 from lucid_events.domain.values import CodecTotals, Manifest, Span
-from lucid_events.errors import LucidError
+from lucid_events.errors import LucidError, StoreUnavailable
 from lucid_events.evidence.merkle import MerkleTree
 from lucid_events.playback import Bytes
 from lucid_events.service import Client, connect
@@ -62,6 +62,16 @@ def audit(url: str, sid: str, source: bytes, *, acked: int = 0, settle_s: float 
 
 
 async def _audit(url: str, sid: SessionId, source: bytes, acked: int, settle_s: float) -> Audited:
+    deadline = time.monotonic() + settle_s
+    while True:
+        try:
+            return await _checked(url, sid, source, acked, settle_s)
+        except StoreUnavailable:  # it says to try again: servers that were down elect their leaders
+            if time.monotonic() > deadline:
+                raise
+
+
+async def _checked(url: str, sid: SessionId, source: bytes, acked: int, settle_s: float) -> Audited:
     async with connect(Settings(nats_url=url), name="audit") as client:
         history = await _settled(client, sid, settle_s)
         found = Audited(tuple(history), _state(history), b"".join(await _played(client, sid)))

@@ -54,10 +54,11 @@ def test_a_lost_chunk_is_found_and_written_down_once(
     (corrupt,) = of("chunk.corrupt.v1")
     assert corrupt["actor"] == "lucid_events/scrub"
     assert (corrupt["data"]["index"], corrupt["data"]["what"]) == (ready["index"], "object_bytes")
-    assert rounds(False)[0]["data"]["first"].startswith("object_bytes: session s1, chunk 1")
+    where = f"object_bytes: session s1, chunk {ready['index']}, "
+    assert rounds(False)[0]["data"]["first"].startswith(where)
 
     view = json.loads(pipeline.cli("status", "s1", "--json").stdout)
-    assert view["corrupt"] == [1]
+    assert view["corrupt"] == [ready["index"]]
     verified = pipeline.cli("audit", "verify", "s1", check=False)
     assert verified.returncode == 7
     assert "chunk 1" in verified.stdout
