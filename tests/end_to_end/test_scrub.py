@@ -61,4 +61,4 @@ def test_a_lost_chunk_is_found_and_written_down_once(
     assert view["corrupt"] == [ready["index"]]
     verified = pipeline.cli("audit", "verify", "s1", check=False)
     assert verified.returncode == 7
-    assert "chunk 1" in verified.stdout
+    assert f"chunk {ready['index']}" in verified.stdout
