@@ -5,6 +5,8 @@ made from the first ones would mix with the second. Writing stops until an opera
 and raised the incarnation.
 """
 
+from collections.abc import Awaitable, Callable
+
 from lucid_events import codec
 from lucid_events.domain.values import Fact
 from lucid_events.errors import IntegrityError, VersionConflict
@@ -29,25 +31,23 @@ class Checkpoints:
         self._key = f"checkpoint.{stream}"
         self._highest = 0
 
-    async def check(self, position: Position) -> None:
-        """Compare the log's last position with the checkpoint; to be called on every connect.
+    async def check(self, last: Callable[[], Awaitable[Position]]) -> None:
+        """Compare where the log ends with the checkpoint; to be called on every connect.
+
+        Args:
+            last: asks for the log's last position. It is asked behind the checkpoint: the other way
+                round, what others store and note in between would look like a log that was cut back.
 
         Raises:
             IntegrityError: the log ends below the checkpoint, or is an older incarnation.
-            StoreUnavailable: the checkpoint could not be read.
+            StoreUnavailable: the checkpoint or the log could not be read.
         """
         found = await self._read()
         if found is None:
             return
         kept, _ = found
-        if position.incarnation < kept.incarnation:
-            raise IntegrityError(
-                f"{self._stream} is incarnation {position.incarnation}, the checkpoint is of "
-                f"{kept.incarnation}: this is an older log; connect to the right one",
-                stream=self._stream,
-                expected=kept.incarnation,
-                actual=position.incarnation,
-            )
+        position = await last()
+        self._refuse_older(position.incarnation, kept)
         if position.incarnation == kept.incarnation and position.sequence < kept.sequence:
             raise IntegrityError(
                 f"{self._stream} ends at {position.sequence}, {kept.sequence} was seen before: it was cut "
@@ -56,6 +56,16 @@ class Checkpoints:
                 stream=self._stream,
                 expected=kept.sequence,
                 actual=position.sequence,
+            )
+
+    def _refuse_older(self, incarnation: int, kept: Checkpoint) -> None:
+        if incarnation < kept.incarnation:
+            raise IntegrityError(
+                f"{self._stream} is incarnation {incarnation}, the checkpoint is of "
+                f"{kept.incarnation}: this is an older log; connect to the right one",
+                stream=self._stream,
+                expected=kept.incarnation,
+                actual=incarnation,
             )
 
     async def note(self, sequence: int) -> None:
@@ -70,7 +80,7 @@ class Checkpoints:
         for _ in range(ATTEMPTS):
             found = await self._read()
             kept, revision = found or (Checkpoint(incarnation=0, sequence=0), 0)
-            await self.check(Position(self._stream, self._incarnation, max(sequence, kept.sequence)))
+            self._refuse_older(self._incarnation, kept)
             if (kept.incarnation, kept.sequence) >= (self._incarnation, sequence):
                 self._highest = kept.sequence
                 return

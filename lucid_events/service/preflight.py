@@ -31,7 +31,7 @@ async def examine(adapters: Adapters) -> list[Finding]:
     try:
         position = await adapters.store.last_position()
         checkpoints = Checkpoints(adapters.meta, position.stream, position.incarnation)
-        await checkpoints.check(position)
+        await checkpoints.check(adapters.store.last_position)
         await check_witnessed(adapters, position)
         found[:0] = await _unwritten(adapters)
         found += await _room(adapters)
@@ -39,8 +39,11 @@ async def examine(adapters: Adapters) -> list[Finding]:
     except IntegrityError as exc:
         found.insert(0, Finding("error", exc.message, "restore the log, or raise its incarnation"))
     except LucidError as exc:
-        if not any(finding.level == "error" for finding in found):
-            found.insert(0, Finding("error", exc.message, "see above"))
+        # Behind the errors, of which it may be a consequence: or it is the one thing they do not say.
+        errors = [finding for finding in found if finding.level == "error"]
+        if not any(exc.message in finding.what for finding in errors):
+            change = "see above" if errors else "see what it says"
+            found.insert(len(errors), Finding("error", exc.message, change))
     return found
 
 

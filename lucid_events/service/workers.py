@@ -179,7 +179,7 @@ class Workers:
         adapters = self._adapters
         position = await adapters.store.last_position()
         checkpoints = Checkpoints(adapters.meta, adapters.subjects.events_stream, position.incarnation)
-        await checkpoints.check(position)
+        await checkpoints.check(adapters.store.last_position)
         await check_witnessed(adapters, position)
         async with AsyncExitStack() as inboxes, AsyncExitStack() as stack:
             stack.push_async_callback(self.compressor.aclose)

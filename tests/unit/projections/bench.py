@@ -1,6 +1,6 @@
 """A log in memory with projectors over it, put together for one test."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from lucid_events import codec
 from lucid_events.domain import events as ev
@@ -14,6 +14,7 @@ from lucid_events.memory import (
     MemoryKeyValue,
     MemoryServer,
 )
+from lucid_events.ports import Position
 from lucid_events.projections.checkpoints import Checkpoints
 from lucid_events.projections.index import SessionIndex
 from lucid_events.projections.projector import Projector
@@ -135,3 +136,12 @@ class Bench:
         """The committed bytes of views."""
         found = {session: await self.kv.get(f"s.{session}") for session in sessions}
         return {session: value[0] if value else None for session, value in found.items()}
+
+
+def ends_at(position: Position) -> Callable[[], Awaitable[Position]]:
+    """Return how a log that ends at `position` answers."""
+
+    async def last() -> Position:
+        return position
+
+    return last

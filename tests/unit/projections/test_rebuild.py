@@ -1,6 +1,7 @@
 """A view rebuilt from sequence 1 equals the live one, byte by byte."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from lucid_events.errors import (
     StoreUnavailable,
     VersionConflict,
 )
+from lucid_events.memory import MemoryKeyValue
 from lucid_events.ports import Position
 from lucid_events.projections.checkpoints import Checkpoints
 from lucid_events.projections.comparison import Difference, compare
@@ -26,7 +28,7 @@ from lucid_events.projections.generations import SCRATCH, Built, Generations, Li
 from lucid_events.projections.rebuild import PATIENCE_S, Rebuild
 from lucid_events.projections.views import StatusViews
 from tests.unit.domain.specification import active, created
-from tests.unit.projections.bench import Bench
+from tests.unit.projections.bench import Bench, ends_at
 from tests.unit.projections.chained import SID
 from tests.unit.projections.histories import legal_histories
 
@@ -267,19 +269,48 @@ def test_a_log_that_was_cut_back_is_noticed() -> None:
         bench = Bench()
         log = bench.subjects.events_stream
         checkpoints = Checkpoints(bench.meta, log, 1)
-        await checkpoints.check(Position(log, 1, 0))
+        await checkpoints.check(ends_at(Position(log, 1, 0)))
         await checkpoints.note(500)
         await checkpoints.note(20)
-        await checkpoints.check(Position(log, 1, 500))
+        await checkpoints.check(ends_at(Position(log, 1, 500)))
         with pytest.raises(IntegrityError, match="ends at 499, 500 was seen") as caught:
-            await checkpoints.check(Position(log, 1, 499))
+            await checkpoints.check(ends_at(Position(log, 1, 499)))
         assert (caught.value.fields["expected"], caught.value.fields["actual"]) == (500, 499)
         raised = Checkpoints(bench.meta, log, 2)
-        await raised.check(Position(log, 2, 3))
+        await raised.check(ends_at(Position(log, 2, 3)))
         await raised.note(3)
         with pytest.raises(IntegrityError, match="older log"):
             await checkpoints.note(501)
-        await raised.check(Position(log, 2, 4))
+        await raised.check(ends_at(Position(log, 2, 4)))
+
+    asyncio.run(_())
+
+
+class _Overtaken(MemoryKeyValue):
+    """A bucket that others write to right behind its first read."""
+
+    others: Callable[[], Awaitable[None]] | None = None
+
+    async def get(self, key: str) -> tuple[bytes, int] | None:
+        found = await super().get(key)
+        others, self.others = self.others, None
+        if others is not None:
+            await others()
+        return found
+
+
+def test_a_checkpoint_that_others_raise_meanwhile_is_no_log_cut_back() -> None:
+    """Who is overtaken between its look and its note finds a higher one, not a log that ends too early."""
+
+    async def _() -> None:
+        bench = Bench()
+        log = bench.subjects.events_stream
+        meta = _Overtaken(bench.server, bench.subjects.meta_bucket)
+        one, other = Checkpoints(meta, log, 1), Checkpoints(bench.meta, log, 1)
+        meta.others = lambda: other.note(7)
+        await one.note(5)
+        with pytest.raises(IntegrityError, match="7 was seen"):
+            await other.check(ends_at(Position(log, 1, 6)))
 
     asyncio.run(_())
 
@@ -294,6 +325,6 @@ def test_racing_checkpoints_keep_the_highest() -> None:
         bench.server.faults.before_next("kv", lambda: other.note(7))
         await one.note(5)
         with pytest.raises(IntegrityError, match="7 was seen"):
-            await one.check(Position(log, 1, 6))
+            await one.check(ends_at(Position(log, 1, 6)))
 
     asyncio.run(_())

@@ -14,7 +14,7 @@ from lucid_events.projections.comparison import compare, fold
 from lucid_events.projections.rebuild import Rebuild
 from lucid_events.projections.views import StatusViews
 from tests.unit.domain.specification import active, created, ready, sealed
-from tests.unit.projections.bench import CONSUMER, Bench
+from tests.unit.projections.bench import CONSUMER, Bench, ends_at
 from tests.unit.projections.chained import SID
 
 SESSIONS = [SessionId(f"s{i}") for i in range(5)]
@@ -158,9 +158,9 @@ def test_the_highest_position_is_noted() -> None:
         await bench.drain(bench.runner())
         position = await bench.store.last_position()
         assert position.sequence == version
-        await bench.checkpoints.check(position)
+        await bench.checkpoints.check(ends_at(position))
         with pytest.raises(IntegrityError):
-            await bench.checkpoints.check(type(position)(position.stream, 1, version - 1))
+            await bench.checkpoints.check(ends_at(type(position)(position.stream, 1, version - 1)))
 
     asyncio.run(_())
 
@@ -171,7 +171,7 @@ def test_a_short_run_leaves_its_highest_position_noted() -> None:
     async def noted(bench: Bench, version: int) -> bool:
         position = await bench.store.last_position()
         try:
-            await bench.checkpoints.check(msgspec.structs.replace(position, sequence=version - 1))
+            await bench.checkpoints.check(ends_at(msgspec.structs.replace(position, sequence=version - 1)))
         except IntegrityError:
             return True
         return False
