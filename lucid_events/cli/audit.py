@@ -14,7 +14,7 @@ from lucid_events.cli.output import counted, err, out, print_json, size
 from lucid_events.cli.retention import erased_in_words
 from lucid_events.cli.running import Json, Server, run, settings
 from lucid_events.domain.ids import session_id
-from lucid_events.errors import ConfigError
+from lucid_events.errors import ConfigError, NotFound
 
 if TYPE_CHECKING:
     from lucid_events.evidence.differences import Difference, Remark
@@ -112,8 +112,7 @@ def verify(
                 told = Told(json, drawn)
                 if sessions:
                     for session in sessions:
-                        heads = await auditor.heads(session)
-                        check = await auditor.verifier.history(session, heads)
+                        check = await auditor.history(session)
                         expected = (bar.tasks[0].total or 0) + check.state.ready_bytes * drawn.fraction
                         bar.update(task, description=session, total=expected)
                         told.session(await auditor.verifier.chunks(check))
@@ -139,6 +138,8 @@ async def everything(
 ) -> None:
     """Verify every session, or those with an event since a time; `whole` also the log and the buckets.
 
+    The whole includes sessions that a status view knows and the log does not.
+
     Of sessions in `erased` the log does not know yet that their objects go: missing ones are remarks.
     """
     from datetime import datetime
@@ -148,7 +149,7 @@ async def everything(
     from lucid_events.service.auditing import excused, foreign
     from lucid_events.service.inventory import Inventory
 
-    inventory = Inventory()
+    inventory, seen = Inventory(), set[int]()
     if whole:
         told.log(await auditor.log(), ())
     async for session in auditor.sessions(since if isinstance(since, datetime) else None):
@@ -164,8 +165,17 @@ async def everything(
         if session in erased:
             report = excused(report)
         inventory.add(report)
+        seen.add(hash(session))
         told.session(report)
     if whole:
+        async for session in auditor.remembered():
+            if hash(session) in seen:
+                continue
+            try:
+                told.session(await auditor.verify(session))
+            except NotFound:
+                reason = "a status view that is damaged or of another incarnation knows it, the log does not"
+                told.log((), (Remark(session=session, reason=reason),))
         async for remark in inventory.unknown(auditor.adapters.store, auditor.adapters.chunks):
             told.log((), (remark,))
 

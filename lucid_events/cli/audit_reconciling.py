@@ -32,9 +32,9 @@ def reconcile(
     """Hold captured, sealed, stored and verified bytes against each other, and objects against events.
 
     The exit status is 7 when something is missing or left: a ready chunk without its object, an object that
-    no history knows, a sealed chunk that is not stored and no longer in capture, or capture that was purged
-    and has come back. Bytes are not read: `verified` is what the newest scrub has looked at, which may be a
-    sample. The sums over everything are kept for metrics.
+    no history knows, a sealed chunk that is not stored and no longer in capture, capture that was purged
+    and has come back, or a history that can't be read. Bytes are not read: `verified` is what the newest
+    scrub has looked at, which may be a sample. The sums over everything are kept for metrics.
     """
     from lucid_events.service import connect
     from lucid_events.service.reconciling import Reconciled, Totals, note, reconcile
@@ -49,7 +49,8 @@ def reconcile(
                 totals = totals.with_(one)
                 print_json(one) if json else shown.append(one)
             if session is None and not await note(client.adapters, totals):
-                err.print("the sums were not kept for metrics: no right to write to the bucket of metadata")
+                why = "to read capture" if totals.capture_unseen else "to write to the bucket of metadata"
+                err.print(f"the sums were not kept for metrics: no right {why}")
         if json:
             print_json({"total": totals})
         else:
@@ -75,7 +76,7 @@ def _show(sessions: "list[Reconciled]", totals: "Totals") -> None:
     rows = [
         (
             one.session_id,
-            str(one.state or "not in the log"),
+            "can't be read" if one.damaged else str(one.state or "not in the log"),
             None if one.captured_bytes is None else size(one.captured_bytes),
             size(one.sealed_bytes),
             size(one.ready_bytes),
@@ -97,10 +98,13 @@ def _show(sessions: "list[Reconciled]", totals: "Totals") -> None:
 
 
 def _missing(one: "Reconciled") -> str:
+    if one.damaged:
+        return "not compared"
     told = {
         "events without objects": one.events_without_objects,
         "objects without events": one.objects_without_events,
         "sealed and lost from capture": one.capture_lost,
         "purged and back in capture": one.capture_left,
     }
-    return ", ".join(f"{count} {what}" for what, count in told.items() if count) or "nothing"
+    missing = ", ".join(f"{count} {what}" for what, count in told.items() if count) or "nothing"
+    return f"{missing}; capture not looked at" if one.unseen else missing

@@ -95,18 +95,21 @@ def restore(
 ) -> None:
     """Restore a backup to a server without a pipeline, and verify every session there.
 
-    The log comes back as a new incarnation, the views are built from it. Interrupted, it is run again:
+    The log comes back as a new incarnation, the views are built from it. Signatures are held against
+    LUCID_SIGNING_KEYS. Interrupted, it is run again:
     until then nothing starts on that server. The exit status is 3 when the server is not empty, and 7
     when the backup is damaged or a session does not hold.
     """
     from lucid_events.compression.measuring import Measurer
     from lucid_events.service.auditing import VERIFY_WORKERS, open_auditor
+    from lucid_events.service.keys import trusted_keys
     from lucid_events.service.restoring import restore_backup, restore_target
 
     async def work() -> bool:
         if data is not None and server is not None:
             raise ConfigError("--data starts a server of its own, --server names one that runs: use one")
         made, drawn = settings(nats_url=server), parse_sample(sample, None)
+        trusted = trusted_keys(made.evidence)
         async with restore_target(made, data) as adapters:
             with progress() as bar:
                 task = bar.add_task("restore", total=None)
@@ -124,6 +127,7 @@ def restore(
                     auditor = await open_auditor(
                         adapters,
                         measurer,
+                        keys=trusted,
                         sample=drawn,
                         allow_strays=allow_strays,
                         progress=lambda count: bar.advance(task, count),

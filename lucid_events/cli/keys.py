@@ -139,8 +139,10 @@ def _paths(seed: Path | None, keys: Path | None) -> tuple[Path | None, Path | No
 
 
 def _files(seed: Path | None, keys: Path | None) -> tuple[Path, Path | None]:
+    from lucid_events.service.keys import is_seed
+
     seed_file, keys_file = _paths(seed, keys)
-    if seed_file is None:
+    if seed_file is None or is_seed(str(seed_file)):
         raise ConfigError("name the file of the seed by --seed or LUCID_SIGNING_SEED")
     return seed_file, keys_file
 

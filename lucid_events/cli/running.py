@@ -97,9 +97,9 @@ def run(
     except LucidError as exc:
         fail(exc, json=json)
     except BaseExceptionGroup as group:
-        known = first_of(group, LucidError)
-        if known is None:
-            raise
+        known, others = first_of(group, LucidError), group.split(LucidError)[1]
+        if known is None or others is not None:
+            raise  # a bug among them is told with its traceback; so is what it may have brought about
         fail(known, json=json)
     except BrokenPipeError:
         if not reader_may_leave:

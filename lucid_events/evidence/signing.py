@@ -13,6 +13,9 @@ every message begins with a tag of its own, so no signature stands for two thing
 
 import base64
 import binascii
+import os
+import re
+import string
 
 import nkeys
 from nacl.exceptions import BadSignatureError
@@ -26,6 +29,12 @@ KEY_CHARACTERS = 56
 SIGNATURE_CHARACTERS = 86
 
 _ROLE = nkeys.PREFIX_BYTE_ACCOUNT
+
+_SEED = re.compile(r"\W*(S[A-Z0-9]{40,})\W*", re.IGNORECASE)
+"""A seed as people paste it: quoted, in lower case, a character short, an O typed as a 0."""
+_UNSHOWN = 40
+"""Characters of a text without a folder in it from which on it may be what is left of a seed."""
+_SEED_IN = re.compile(r"S[A-Z2-7]{40,}", re.IGNORECASE)
 
 
 class Signer:
@@ -71,6 +80,20 @@ def generate_seed() -> str:
     return str(nkeys.encode_seed(random_bytes(32), _ROLE).decode())
 
 
+def seed_in(text: str) -> str | None:
+    """Return the seed that `text` is, good or mistyped, without what stands around it; None: none."""
+    bare = text.strip(f"{string.whitespace}'\"`")
+    if found := _SEED.fullmatch(bare):
+        return found[1]
+    return bare if len(bare) == SEED_CHARACTERS and bare[0] == "S" and os.sep not in bare else None
+
+
+def may_be_seed(text: str) -> bool:
+    """Return whether `text` may hold a seed and is not to be shown; so may a long name."""
+    bare = "".join(text.split())
+    return _SEED_IN.search(bare) is not None or (os.sep not in bare and len(bare) >= _UNSHOWN)
+
+
 def check_key(key: str) -> str:
     """Return `key` if it is the public key of an account nkey.
 
@@ -107,7 +130,10 @@ def _raw_key(key: str) -> bytes:
     except (binascii.Error, ValueError):
         raw = b""
     if len(key) != KEY_CHARACTERS or len(raw) != 35 or raw[0] != _ROLE:
-        raise ConfigError(f"{key[:80]!r} is not a signing key: it is 56 characters and begins with A")
+        what = (
+            "what stands there" if seed_in(key) or _SEED_IN.search("".join(key.split())) else repr(key[:80])
+        )
+        raise ConfigError(f"{what} is not a signing key: it is 56 characters and begins with A")
     if _crc(raw[:-2]) != raw[-2:]:
         raise ConfigError(f"signing key {key} is mistyped: its checksum does not fit")
     return raw[1:-2]

@@ -1,7 +1,8 @@
 """What an auditor works with: the verifier over a running pipeline, and what other places remember.
 
 The status view keeps the digest of the last event it applied, in another stream than the log. Someone
-who cuts a history short has to change both.
+who cuts a history short has to change both. Where there is no such memory that is said, as a remark: a view
+that was deleted must not look like one that agrees.
 """
 
 from collections.abc import AsyncIterator
@@ -13,13 +14,15 @@ import msgspec
 from lucid_events.compression.measuring import Measurer
 from lucid_events.config import Settings
 from lucid_events.domain.envelope import Stray
-from lucid_events.domain.ids import SessionId
+from lucid_events.domain.ids import SESSION_ID, SessionId
 from lucid_events.errors import ContractError
 from lucid_events.evidence.differences import Difference, Remark, What
-from lucid_events.evidence.histories import KnownHead
+from lucid_events.evidence.histories import HistoryCheck, KnownHead
 from lucid_events.evidence.keys import KeyList
 from lucid_events.jetstream.extent import extent
+from lucid_events.ports import KeyValue
 from lucid_events.projections.generations import Generations
+from lucid_events.projections.index import VIEWS
 from lucid_events.projections.status import StatusProjection
 from lucid_events.projections.views import StatusViews
 from lucid_events.service.adapters import Adapters, open_adapters
@@ -40,20 +43,48 @@ MAX_NAMED = 20
 """Missing messages of the log that get a difference each; the rest is counted in the last one."""
 
 
+PAGE = 100
+"""Views of one page while the sessions are listed that have one: 1 MiB when they are large."""
+
+UNREMEMBERED = (
+    "nothing outside the log remembers this history: its status view is gone, damaged, or of another "
+    "incarnation, so events cut off at its end would not be missed here"
+)
+
+
 class Auditor:
     """Verifies sessions of a running pipeline; made by `auditing`."""
 
-    def __init__(self, adapters: Adapters, verifier: Verifier, views: StatusViews, incarnation: int) -> None:
+    def __init__(self, adapters: Adapters, verifier: Verifier, views: KeyValue, incarnation: int) -> None:
         self.adapters, self.verifier = adapters, verifier
-        self._views, self._incarnation = views, incarnation
+        self._kv, self._views, self._incarnation = views, StatusViews(views), incarnation
 
     async def verify(self, session: SessionId) -> SessionReport:
         """Return what came of checking `session`; see `Verifier.verify`."""
+        return await self.verifier.chunks(await self.history(session))
+
+    async def history(self, session: SessionId) -> HistoryCheck:
+        """Return the history, judged, also by what other places remember; see `Verifier.history`."""
         heads = await self.heads(session)
-        return await self.verifier.verify(session, heads)
+        check = await self.verifier.history(session, heads)
+        if not heads:
+            check.remark(UNREMEMBERED)
+        return check
+
+    async def remembered(self) -> AsyncIterator[SessionId]:
+        """Yield the sessions that have a status view, whether or not the log has them, page by page."""
+        cursor, full = 0, True
+        while full:
+            page = [item async for item in self._kv.scan(VIEWS, after=cursor, limit=PAGE)]
+            for key, _, revision in page:
+                cursor = revision
+                session = key.partition(".")[2]
+                if SESSION_ID.fullmatch(session):
+                    yield SessionId(session)
+            full = len(page) == PAGE
 
     async def heads(self, session: SessionId) -> tuple[KnownHead, ...]:
-        """Return what the status view remembers of the history."""
+        """Return what the status view remembers of the history; nothing when it is gone or damaged."""
         try:
             view = (await self._views.load(session)).view
         except ContractError:  # it is damaged: it remembers nothing
@@ -136,7 +167,7 @@ async def open_auditor(
         progress=progress,
     )
     generation = (await Generations(adapters.meta, StatusProjection.name).live()).generation
-    views = StatusViews(adapters.kv(adapters.subjects.status_bucket(generation)))
+    views = adapters.kv(adapters.subjects.status_bucket(generation))
     position = await adapters.store.last_position()
     return Auditor(adapters, verifier, views, position.incarnation)
 
@@ -153,16 +184,15 @@ def foreign(stray: Stray) -> Difference:
 
 def excused(report: SessionReport) -> SessionReport:
     """Return the report of a session that is being erased beside its history: missing objects are remarks."""
-    gone = [one for one in report.differences if one.what is What.OBJECT_MISSING]
-    if not gone or len(gone) < report.found:
+    if not report.missing or report.missing < report.found:
         return report
     remark = Remark(
         session=report.session,
-        reason=f"{len(gone)} objects are missing: it was being erased when the backup was made, "
+        reason=f"{report.missing} objects are missing: it was being erased when the backup was made, "
         f"finish with `lucid cleanup {report.session}`",
     )
     return msgspec.structs.replace(
-        report, holds=True, found=0, differences=(), remarks=(*report.remarks, remark)
+        report, holds=True, found=0, missing=0, differences=(), remarks=(*report.remarks, remark)
     )
 
 

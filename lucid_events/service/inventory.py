@@ -11,6 +11,7 @@ from lucid_events.domain import events as ev
 from lucid_events.domain.envelope import Recorded
 from lucid_events.domain.ids import SESSION_ID, SessionId, Version
 from lucid_events.domain.transitions import State
+from lucid_events.errors import ContractError
 from lucid_events.evidence.differences import Remark
 from lucid_events.ports import BlobStore, EventStore
 from lucid_events.service.verifying import SessionReport
@@ -18,6 +19,9 @@ from lucid_events.service.verifying import SessionReport
 SESSIONS_KNOWN = 16
 """Sessions whose chunks are known by name at a time: 1 MB for each terabyte. Objects of sessions recorded
 beside each other take turns in the bucket; with half as many more histories are read twice."""
+
+
+_ERASED = "its history says that this chunk was erased, and the object is still there"
 
 
 class Inventory:
@@ -33,14 +37,16 @@ class Inventory:
     async def unknown(self, store: EventStore, bucket: BlobStore) -> AsyncIterator[Remark]:
         """Yield every object of `bucket` that no chunk says is its own.
 
-        A chunk that is just being stored is among them: it is put before it is said to be ready.
+        A chunk that is just being stored is among them: it is put before it is said to be ready. Of a session
+        with an event that can't be read, which verification has named, one remark says how much is known.
         """
         there: Counter[int] = Counter()
         async for about in bucket.names():
             there[hash(about.name.partition("/")[0])] += 1
         if all(count <= self._ready.get(session, 0) for session, count in there.items()):
             return
-        known: dict[int, set[str]] = {}
+        known: dict[int, tuple[set[str], set[str]]] = {}
+        damaged = set[int]()
         async for about in bucket.names():
             session = about.name.partition("/")[0]
             if there[hash(session)] <= self._ready.get(hash(session), 0):
@@ -48,23 +54,37 @@ class Inventory:
             if hash(session) not in known:
                 if len(known) == SESSIONS_KNOWN:
                     known.clear()
-                known[hash(session)] = await _objects(store, session)
-            if about.name not in known[hash(session)]:
+                try:
+                    known[hash(session)] = await _objects(store, session)
+                except ContractError as exc:
+                    known[hash(session)] = set(), set()
+                    damaged.add(hash(session))
+                    yield Remark(
+                        session=session,
+                        reason=f"its history can't be read to the end, so it can't be told which of its "
+                        f"{there[hash(session)]} objects are chunks: {exc.message}"[:500],
+                    )
+            if hash(session) in damaged:
+                continue
+            chunks, erased = known[hash(session)]
+            if about.name not in chunks:
                 yield Remark(
                     session=session if SESSION_ID.fullmatch(session) else "",
                     object=f"{bucket.bucket}/{about.name}"[:300],
-                    reason="no history says that this object is a chunk",
+                    reason=_ERASED if about.name in erased else "no history says that this object is a chunk",
                 )
 
 
-async def _objects(store: EventStore, session: str) -> set[str]:
+async def _objects(store: EventStore, session: str) -> tuple[set[str], set[str]]:
+    """Return the objects a history says are its chunks, and those it says were erased."""
+    names, erased = set[str](), set[str]()
     if SESSION_ID.fullmatch(session) is None:
-        return set()
-    names = set()
+        return names, erased
     async for message in store.read(SessionId(session), after=Version(0)):
         if isinstance(message, Recorded):
             if isinstance(message.event, ev.ChunkReady):
                 names.add(message.event.object)
             elif isinstance(message.event, ev.SessionDestroyed):
+                erased |= names
                 names.clear()
-    return names
+    return names, erased

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from lucid_events.config.evidence import EvidenceSettings
 from lucid_events.errors import ConfigError
 from lucid_events.evidence.keys import KeyList, read_keys, write_keys
-from lucid_events.evidence.signing import SEED_CHARACTERS, Signer
+from lucid_events.evidence.signing import Signer, may_be_seed, seed_in
 
 SEED_MODE: Final = 0o600
 KEYS_MODE: Final = 0o644
@@ -27,14 +28,16 @@ def load_signer(given: str) -> Signer:
     """Return the signer of a seed, or of the file that `given` names.
 
     Raises:
-        ConfigError: no such file, others may read it, or it holds no seed. Never says what it holds.
+        ConfigError: no such file, others may read it, or it holds no seed. Never says what it holds, nor
+            what was given when that may be a seed.
     """
-    return Signer(given if is_seed(given) else _read_seed(Path(given)))
+    seed = seed_in(given)
+    return Signer(_read_seed(Path(given)) if seed is None else seed)
 
 
 def is_seed(given: str) -> bool:
-    """Return whether a setting holds the seed itself, rather than the name of a file."""
-    return len(given) == SEED_CHARACTERS and given.startswith("S") and os.sep not in given
+    """Return whether a setting holds the seed itself, well typed or not, rather than the name of a file."""
+    return seed_in(given) is not None
 
 
 def load_keys(path: Path) -> KeyList:
@@ -46,18 +49,31 @@ def load_keys(path: Path) -> KeyList:
     try:
         data = path.read_bytes()
     except OSError as exc:
-        raise ConfigError(f"the list of keys {path} can't be read: {exc.strerror}") from exc
-    return read_keys(data, str(path))
+        raise ConfigError(f"the list of keys {_shown(path)} can't be read: {exc.strerror}") from _cause(
+            path, exc
+        )
+    return read_keys(data, _shown(path))
+
+
+def trusted_keys(evidence: EvidenceSettings) -> KeyList | None:
+    """Return the keys that the settings say are believed; None when they name no list.
+
+    Raises:
+        ConfigError: as `load_keys`.
+    """
+    return load_keys(Path(evidence.signing_keys)) if evidence.signing_keys else None
 
 
 def write_seed(path: Path, seed: str, *, replace: bool = False) -> None:
     """Write `seed` to a file that only its owner may read; without `replace` it has to be new.
 
     Raises:
-        ConfigError: the file exists already, or can't be written.
+        ConfigError: the file exists already, can't be written, or its name is a seed.
     """
+    if is_seed(str(path)):
+        raise ConfigError("a seed was given where the name of its file belongs: name a file")
     if path.exists() and not replace:
-        raise ConfigError(f"{path} exists already: a seed that signed something is not overwritten")
+        raise ConfigError(f"{_shown(path)} exists already: a seed that signed something is not overwritten")
     _write(path, f"{seed}\n".encode(), SEED_MODE)
 
 
@@ -85,14 +101,14 @@ def _read_seed(path: Path) -> str:
 
 def _check_seed_file(path: Path, about: os.stat_result) -> None:
     if not stat.S_ISREG(about.st_mode):
-        raise ConfigError(f"the signing seed {path} is not a file")
+        raise ConfigError(f"the signing seed {_shown(path)} is not a file")
     if about.st_mode & _OTHERS:
         raise ConfigError(
-            f"others may read the signing seed {path} (mode {stat.S_IMODE(about.st_mode):04o}): "
-            f"run chmod 600 {path}, and rotate the key if somebody may have read it"
+            f"others may read the signing seed {_shown(path)} (mode {stat.S_IMODE(about.st_mode):04o}): "
+            f"run chmod 600 {_shown(path)}, and rotate the key if somebody may have read it"
         )
     if about.st_uid not in (0, os.geteuid()):
-        raise ConfigError(f"the signing seed {path} belongs to another user (uid {about.st_uid})")
+        raise ConfigError(f"the signing seed {_shown(path)} belongs to another user (uid {about.st_uid})")
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
@@ -112,7 +128,7 @@ def _write(path: Path, data: bytes, mode: int) -> None:
             os.close(folder)
     except OSError as exc:
         part.unlink(missing_ok=True)
-        raise ConfigError(f"{path} can't be written: {exc.strerror}") from exc
+        raise ConfigError(f"{_shown(path)} can't be written: {exc.strerror}") from _cause(path, exc)
 
 
 @contextmanager
@@ -120,4 +136,16 @@ def _unreadable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise ConfigError(f"the signing seed {path} can't be read: {exc.strerror}") from exc
+        raise ConfigError(f"the signing seed {_shown(path)} can't be read: {exc.strerror}") from _cause(
+            path, exc
+        )
+
+
+def _shown(path: Path) -> str:
+    """Return the name of a file, or that there is one: what was given for a name may be a seed."""
+    return "(its name looks like a seed and is not shown)" if may_be_seed(str(path)) else str(path)
+
+
+def _cause(path: Path, exc: OSError) -> OSError | None:
+    """Return the cause of an error unless it quotes what is not to be shown."""
+    return None if may_be_seed(str(path)) else exc

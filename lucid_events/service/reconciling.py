@@ -6,10 +6,12 @@
 Every bucket that events name is listed once, before the histories are read: of every session only how many
 objects it has and a sum over their names is kept. Where those are not what the history says, names are
 compared one by one, some sessions at a time, and what is said to be missing was asked of the leader.
+
+A history that can't be read is told as damaged, and the others are looked at all the same. What this login
+may not read of capture is told as not looked at, never as nothing; an outage ends the run.
 """
 
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from datetime import datetime, timedelta
 
@@ -18,26 +20,21 @@ import msgspec
 from lucid_events import codec
 from lucid_events.domain import events as ev
 from lucid_events.domain.envelope import Stray
-from lucid_events.domain.ids import SESSION_ID, SessionId
+from lucid_events.domain.ids import SessionId
 from lucid_events.domain.state import Session, evolve, initial
 from lucid_events.domain.transitions import ERASING, State
 from lucid_events.domain.values import Fact
-from lucid_events.errors import LucidError
-from lucid_events.jetstream.topology import exists
-from lucid_events.ports import BlobStore
+from lucid_events.errors import ConfigError, ContractError, LucidError
 from lucid_events.service.adapters import Adapters
-from lucid_events.service.backing_up import named_buckets
+from lucid_events.service.listing import Buckets, fingerprint, names_of, some
 from lucid_events.service.returned import SETTLED_S, returned, undecided
 from lucid_events.service.verifying import all_sessions
-from lucid_events.subjects import object_name, object_stream
+from lucid_events.subjects import object_name
 
 GAUGE_TIMEOUT_S = 2.0
-"""Longest wait for how far capture has got. Who may not read capture is never answered."""
+"""Longest wait for how far capture has got: the answer of a leader that is there takes milliseconds."""
 MAX_NAMED = 20
 """Missing and unknown objects of one session that are named; the rest is counted."""
-MAX_LISTED = 100_000
-"""Names held at once of sessions that don't add up: 30 MB. Half lists the buckets twice as often when
-everything differs; of one session all are held, whatever their number."""
 KEY = "reconciled"
 """Where the sums of the last run stand in the bucket of small things, for metrics."""
 
@@ -45,13 +42,14 @@ KEY = "reconciled"
 class Reconciled(Fact, frozen=True, kw_only=True):
     """One session's bytes on their way, and what is missing.
 
-    `captured_bytes` counts what recorders were told is safe, gaps aside; None when capture can't be read
-    from here. `verified_bytes` is what the newest verification looked at, 0 when that did not hold.
+    `captured_bytes` counts what recorders were told is safe, gaps aside. It, `capture_lost` and
+    `capture_left` are None when capture was not looked at, which this login may not do.
+    `verified_bytes` is what the newest verification looked at, 0 when that did not hold.
     `capture_left` counts chunks of which capture holds what was purged after they were stored or erased.
     `unstored_s` is the age of the oldest byte not in a ready chunk, at most. `events_without_objects`
     counts ready chunks whose object is gone, `capture_lost` sealed chunks that are not ready and of which
     capture holds nothing any more, `objects_without_events` objects no history says are a chunk; `named`
-    are the first of each.
+    are the first of each. `damaged` says why the history can't be read: then nothing was compared.
     """
 
     session_id: str
@@ -64,27 +62,41 @@ class Reconciled(Fact, frozen=True, kw_only=True):
     unstored_s: float = 0.0
     events_without_objects: int = 0
     objects_without_events: int = 0
-    capture_lost: int = 0
-    capture_left: int = 0
+    capture_lost: int | None = 0
+    capture_left: int | None = 0
+    damaged: str = ""
     named: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, on either side."""
+        """Whether nothing that was looked at is missing, on either side; see `unseen`."""
         return not (
-            self.events_without_objects
+            self.damaged
+            or self.events_without_objects
             or self.objects_without_events
             or self.capture_lost
             or self.capture_left
         )
 
+    @property
+    def unseen(self) -> bool:
+        """Whether capture was to be asked of a session that can be read, and was not."""
+        asked = (self.captured_bytes, self.capture_lost, self.capture_left)
+        return not self.damaged and None in asked
+
 
 class Totals(Fact, frozen=True, kw_only=True):
-    """The sums over all sessions, `at` the time of the run; the age is that of the oldest."""
+    """The sums over all sessions, `at` the time of the run; the age is that of the oldest.
+
+    `damaged` histories could not be read, and are among the `incomplete`. Of `capture_unseen` sessions
+    capture was not looked at, so the sums of it leave them out.
+    """
 
     at: datetime
     sessions: int = 0
     incomplete: int = 0
+    damaged: int = 0
+    capture_unseen: int = 0
     captured_bytes: int = 0
     sealed_bytes: int = 0
     ready_bytes: int = 0
@@ -108,6 +120,8 @@ class Totals(Fact, frozen=True, kw_only=True):
             **added,
             sessions=self.sessions + 1,
             incomplete=self.incomplete + (not one.complete),
+            damaged=self.damaged + bool(one.damaged),
+            capture_unseen=self.capture_unseen + one.unseen,
             oldest_unstored_s=max(self.oldest_unstored_s, one.unstored_s),
         )
 
@@ -132,7 +146,7 @@ class _History:
                 self.verified_bytes = message.raw_bytes if message.holds else 0
             case ev.ChunkReady():
                 name = f"{message.bucket}/{message.object}"
-                self.count, self.sum = self.count + 1, self.sum ^ _fingerprint(name)
+                self.count, self.sum = self.count + 1, self.sum ^ fingerprint(name)
                 return name
             case _:
                 pass
@@ -143,27 +157,34 @@ async def reconcile(adapters: Adapters, session: SessionId | None = None) -> Asy
     """Yield how every session of the log adds up, or one; those with something missing come last.
 
     Objects whose session the log does not know are told as a session of that name without a state.
-    A chunk that is being stored meanwhile is never said to be missing.
+    A chunk that is being stored meanwhile is never said to be missing. A session with an event that can't be
+    decoded by this version is told as damaged.
 
     Raises:
-        ContractError: an event can't be decoded by this version.
         StoreUnavailable: the server could not be asked.
     """
     holders = await _holders(adapters, session)
     found = _each(adapters, session)
     async with aclosing(found):
         async for one in found:
-            yield await _with_left(adapters, one) if one.session_id in holders else one
+            if one.damaged:
+                yield one
+            elif holders is None:
+                yield msgspec.structs.replace(one, capture_left=None)
+            elif one.session_id in holders:
+                yield await _or_damaged(one.session_id, _with_left(adapters, one))
+            else:
+                yield one
 
 
 async def _each(adapters: Adapters, session: SessionId | None) -> AsyncGenerator[Reconciled, None]:
     there: dict[int, tuple[int, int]] = {}
     prefix = f"{session}/" if session else ""
-    buckets = await _Buckets.of(adapters, session)
+    buckets = await Buckets.of(adapters, session)
     async for owner, name in buckets.names(prefix):
         key = hash(owner)
         count, total = there.get(key, (0, 0))
-        there[key] = count + 1, total ^ _fingerprint(name)
+        there[key] = count + 1, total ^ fingerprint(name)
     differ: list[SessionId] = []
     seen: set[int] = set()
     sessions = _only(session) if session else all_sessions(adapters.store)
@@ -171,15 +192,19 @@ async def _each(adapters: Adapters, session: SessionId | None) -> AsyncGenerator
         if isinstance(one, Stray):
             continue
         seen.add(hash(one))
-        history = await _read(adapters, one)
+        try:
+            history = await _read(adapters, one)
+        except ContractError as exc:
+            yield _damaged(one, exc)
+            continue
         if there.get(hash(one), (0, 0)) != (history.count, history.sum):
             differ.append(one)
         else:
-            yield await _add_up(adapters, history)
+            yield await _or_damaged(one, _add_up(adapters, history))
     strangers = {key for key in there if key not in seen}
     left = dict.fromkeys(differ)
-    for wanted in _some(there, {hash(one) for one in differ} | strangers):
-        for found in await _names(buckets, prefix, wanted):
+    for wanted in some(there, {hash(one) for one in differ} | strangers):
+        for found in await names_of(buckets, prefix, wanted):
             if found.session not in left:
                 yield Reconciled(
                     session_id=found.session,
@@ -190,14 +215,20 @@ async def _each(adapters: Adapters, session: SessionId | None) -> AsyncGenerator
                     ),
                 )
                 continue
-            del left[SessionId(found.session)]
-            yield await _compare(adapters, buckets, SessionId(found.session), found.names)
+            one = SessionId(found.session)
+            del left[one]
+            yield await _or_damaged(one, _compare(adapters, buckets, one, found.names))
     for one in left:
-        yield await _compare(adapters, buckets, one, set())
+        yield await _or_damaged(one, _compare(adapters, buckets, one, set()))
 
 
 async def note(adapters: Adapters, totals: Totals) -> bool:
-    """Keep the sums of a run over everything, for metrics; False when we may not, or could not."""
+    """Keep the sums of a run over everything, for metrics; False when we may not, or could not.
+
+    Nor are sums kept from which capture was left out: a gauge can't say that it was not looked at.
+    """
+    if totals.capture_unseen:
+        return False
     try:
         await adapters.meta.put(KEY, codec.encode(totals))
     except LucidError:
@@ -209,6 +240,25 @@ async def noted(adapters: Adapters) -> Totals | None:
     """Return the sums of the last run over everything, None when there was none."""
     found = await adapters.meta.get(KEY)
     return None if found is None else codec.decode(found[0], Totals)
+
+
+async def _or_damaged(session: str, looking: Awaitable[Reconciled]) -> Reconciled:
+    """Return what came of looking at a session, or that something of it can't be read."""
+    try:
+        return await looking
+    except ContractError as exc:
+        return _damaged(session, exc)
+
+
+def _damaged(session: str, exc: ContractError) -> Reconciled:
+    return Reconciled(
+        session_id=session,
+        captured_bytes=None,
+        capture_lost=None,
+        capture_left=None,
+        damaged=exc.message[:500],
+        named=(f"damaged, nothing was compared: {exc.message[:500]}",),
+    )
 
 
 async def _only(session: SessionId) -> AsyncIterator[SessionId]:
@@ -231,9 +281,7 @@ async def _read(adapters: Adapters, session: SessionId, objects: set[str] | None
     return history
 
 
-async def _compare(
-    adapters: Adapters, buckets: "_Buckets", session: SessionId, names: set[str]
-) -> Reconciled:
+async def _compare(adapters: Adapters, buckets: Buckets, session: SessionId, names: set[str]) -> Reconciled:
     objects: set[str] = set()
     history = await _read(adapters, session, objects)
     if history.state.state is State.CLEANUP:
@@ -269,7 +317,8 @@ async def _add_up(
             if end is not None and end.offset > state.offset:
                 captured = end.offset - state.gap_bytes
                 oldest.append(history.since or end.stored_at)
-        except LucidError:
+        except ConfigError as exc:
+            _tolerate(exc)
             captured = None
     now = adapters.clock.now()
     lost = await _capture_lost(adapters, state)
@@ -285,25 +334,32 @@ async def _add_up(
         unstored_s=0.0 if erased else max(((now - at).total_seconds() for at in oldest), default=0.0),
         events_without_objects=len(gone),
         objects_without_events=len(extra),
-        capture_lost=len(lost),
+        capture_lost=None if lost is None else len(lost),
         named=(
             *(f"no object: {name}" for name in gone[:MAX_NAMED]),
             *(f"no event: {name}" for name in extra[:MAX_NAMED]),
-            *(f"not in capture: sealed chunk {index}" for index in lost[:MAX_NAMED]),
+            *(f"not in capture: sealed chunk {index}" for index in (lost or [])[:MAX_NAMED]),
         ),
     )
 
 
-async def _capture_lost(adapters: Adapters, state: Session) -> list[int]:
-    """Return the chunks that wait to be stored and of which capture holds nothing."""
+def _tolerate(exc: ConfigError) -> None:
+    """Raise `exc` again unless it says that this login may not ask: then nothing is known, and no fault."""
+    if "forbidden" not in exc.fields:
+        raise exc
+
+
+async def _capture_lost(adapters: Adapters, state: Session) -> list[int] | None:
+    """Return the chunks that wait to be stored and of which capture holds nothing; None: we may not ask."""
     if state.state in ERASING:
         return []
     lost = []
     for index, sealed in state.pending.items():
         try:
             pieces = await adapters.capture.count(state.id, epoch=sealed.epoch, n=sealed.n)
-        except LucidError:
-            return []  # who may not ask capture can't tell
+        except ConfigError as exc:
+            _tolerate(exc)
+            return None
         if not pieces:
             lost.append(index)
     if not lost:
@@ -313,11 +369,13 @@ async def _capture_lost(adapters: Adapters, state: Session) -> list[int]:
     return [index for index in lost if index in history.state.pending]
 
 
-async def _holders(adapters: Adapters, session: SessionId | None) -> set[str]:
+async def _holders(adapters: Adapters, session: SessionId | None) -> set[str] | None:
+    """Return the sessions of which capture holds anything; None: we may not ask."""
     try:
         return {one.session async for one in adapters.capture.held(session)}
-    except LucidError:
-        return set()  # who may not ask capture can't tell
+    except ConfigError as exc:
+        _tolerate(exc)
+        return None
 
 
 async def _with_left(adapters: Adapters, one: Reconciled) -> Reconciled:
@@ -332,68 +390,3 @@ async def _with_left(adapters: Adapters, one: Reconciled) -> Reconciled:
     found = returned(adapters.store, history.state, history.version, held, before=before)
     left = [f"came back in capture: epoch {chunk.epoch}, n={chunk.n}" async for chunk in found]
     return msgspec.structs.replace(one, capture_left=len(left), named=(*one.named, *left[:MAX_NAMED]))
-
-
-class _Buckets:
-    """The buckets that chunks are in; an object is known as `<bucket>/<name>`."""
-
-    def __init__(self, stores: dict[str, BlobStore], default: str) -> None:
-        self._stores, self._default = stores, default
-
-    @classmethod
-    async def of(cls, adapters: Adapters, session: SessionId | None) -> "_Buckets":
-        """Return the default bucket and those the log names; what is not there has no objects."""
-        position = await adapters.store.last_position()
-        _, named = await named_buckets(adapters, position.sequence, session or "*")
-        default = adapters.subjects.chunks_bucket
-        there = {default} | {
-            name for name in named - {default} if await exists(adapters.connection, object_stream(name))
-        }
-        return cls({name: adapters.bucket(name) for name in sorted(there)}, default)
-
-    async def names(self, prefix: str) -> AsyncIterator[tuple[str, str]]:
-        """Yield (session, object) of every object whose name begins with `prefix`, bucket by bucket."""
-        for bucket, store in self._stores.items():
-            async for about in store.names(prefix):
-                yield about.name.partition("/")[0], f"{bucket}/{about.name}"
-
-    async def has(self, name: str) -> bool:
-        """Return whether the object is there, as the leader knows it."""
-        bucket, _, place = name.partition("/")
-        return bucket in self._stores and await self._stores[bucket].info(place) is not None
-
-    def shown(self, name: str) -> str:
-        """Return the object as people read it: the default bucket goes without saying."""
-        return name.removeprefix(f"{self._default}/")
-
-
-class _Found:
-    def __init__(self, session: str) -> None:
-        self.session, self.names = session, set[str]()
-
-
-def _some(there: dict[int, tuple[int, int]], wanted: set[int]) -> Iterator[set[int]]:
-    """Cut the sessions to be looked at into sets of at most `MAX_LISTED` objects each."""
-    some, listed = set[int](), 0
-    for key in sorted(wanted & there.keys()):
-        count = there[key][0]
-        if some and listed + count > MAX_LISTED:
-            yield some
-            some, listed = set(), 0
-        some.add(key)
-        listed += count
-    if some:
-        yield some
-
-
-async def _names(buckets: _Buckets, prefix: str, wanted: set[int]) -> list[_Found]:
-    found: dict[str, _Found] = {}
-    async for session, name in buckets.names(prefix):
-        if hash(session) in wanted:
-            known = session if SESSION_ID.fullmatch(session) else session[:100]
-            found.setdefault(known, _Found(known)).names.add(name)
-    return list(found.values())
-
-
-def _fingerprint(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())

@@ -101,25 +101,32 @@ async def against_present(adapters: Adapters, session: SessionId) -> Agreement:
 async def against_generation(adapters: Adapters, session: SessionId, generation: int) -> Agreement:
     """Hold the view of `session` in `generation` against its history, folded to where that view is.
 
+    A view or a history that can't be read is a disagreement of its own, `unreadable`.
+
     Raises:
         NotFound: there is no such generation.
+        StoreUnavailable: the server could not be asked.
     """
     live = await Generations(adapters.meta, StatusProjection.name).live()
     if generation not in (known := [one.generation for one in live.all()]):
         raise NotFound(f"there is no generation {generation} of the status views: there are {known}")
     views = StatusViews(adapters.kv(adapters.subjects.status_bucket(generation)))
-    view = (await views.load(session)).view
+    view: StatusView | None = None
     reasons: list[str] = []
-    at = 0
-    if view is None:
-        reasons = [f"generation {generation} has no view of it"]
-    else:
-        at = view.position.sequence
-        projection = await status_projection(adapters)
-        expected = await fold(projection, adapters.store, session, upto=at)
-        reasons = [f"{name} is not what the history says at {at}" for name in differences(view, expected)]
+    at, kind, what = 0, "view", f"the view in generation {generation}"
+    try:
+        view = (await views.load(session)).view
+        if view is None:
+            reasons = [f"generation {generation} has no view of it"]
+        else:
+            at, what = view.position.sequence, "the history"
+            projection = await status_projection(adapters)
+            expected = await fold(projection, adapters.store, session, upto=at)
+            reasons = [f"{name} is not what the history says at {at}" for name in differences(view, expected)]
+    except ContractError as exc:
+        kind, reasons = "unreadable", [f"{what} can't be read: {exc.message}"]
     found = tuple(
-        Disagreement(session_id=session, sequence=at, type="", kind="view", reason=one) for one in reasons
+        Disagreement(session_id=session, sequence=at, type="", kind=kind, reason=one) for one in reasons
     )
     events = view.events if view else 0
     against = str(generation)

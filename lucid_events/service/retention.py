@@ -7,13 +7,16 @@ a session whose history states none, and nothing else, is taken from our own set
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 
+import msgspec
+
 from lucid_events.domain import commands as cmd
 from lucid_events.domain.decider import decide
 from lucid_events.domain.decisions import Rejected
 from lucid_events.domain.ids import CommandId, SessionId
 from lucid_events.domain.retention import Outlook, explained
-from lucid_events.domain.transitions import ENDED, ERASING
-from lucid_events.errors import CommandRejected
+from lucid_events.domain.state import initial
+from lucid_events.domain.transitions import ENDED, ERASING, State
+from lucid_events.errors import CommandRejected, IntegrityError
 from lucid_events.handlers.histories import Histories, History
 from lucid_events.service.client import Client
 from lucid_events.service.indexes import live_index
@@ -40,6 +43,8 @@ class Outlooks:
         """Yield the ended sessions whose bytes are past their time, or will be within so many days.
 
         Those that are held, or whose cleanup failed, are among them: `because` says why nothing happens.
+        So are those whose history can't be read, past their time or not, as far as that can be told: nothing
+        but their state is known, and that they need a person.
 
         Args:
             metadata: yield those instead whose metadata is past its time, erased sessions included.
@@ -47,11 +52,16 @@ class Outlooks:
         now = self._adapters.clock.now()
         horizon = now + timedelta(days=within_days)
         index = await live_index(self._adapters)
-        async for session in index.sessions((*ENDED, *sorted(ERASING)) if metadata else ENDED):
-            outlook = self._explained(await self._histories.refresh(session))
-            until = outlook.metadata_until if metadata else outlook.payload_until
-            if until is not None and until <= horizon and (metadata or outlook.chunks):
-                yield outlook
+        for state in (*ENDED, *sorted(ERASING)) if metadata else ENDED:
+            async for session in index.sessions((state,)):
+                try:
+                    outlook = self._explained(await self._histories.refresh(session))
+                except IntegrityError as exc:
+                    yield self._unreadable(session, state, exc)
+                    continue
+                until = outlook.metadata_until if metadata else outlook.payload_until
+                if until is not None and until <= horizon and (metadata or outlook.chunks):
+                    yield outlook
 
     async def rehearse_cleanup(self, session: SessionId) -> Outlook:
         """Return what a cleanup that is asked for now would find, without asking for it.
@@ -77,6 +87,11 @@ class Outlooks:
         if history.state.state is None:
             await self._client.missing(session)
         return history
+
+    def _unreadable(self, session: SessionId, state: State, exc: IntegrityError) -> Outlook:
+        default, now = self._client.settings.retention.policy, self._adapters.clock.now()
+        outlook = explained(initial(session), default, now=now, damage=exc.message)
+        return msgspec.structs.replace(outlook, state=state)
 
     def _explained(self, history: History) -> Outlook:
         default, now = self._client.settings.retention.policy, self._adapters.clock.now()

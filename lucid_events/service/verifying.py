@@ -64,7 +64,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `chunks` were checked of `ready` that there are; `erased` have no object any more, as the history
     says, and `erasure` says by whom or by which policy, and when. `differences` are the first ones of
-    `found`.
+    `found`, of which `missing` are objects that are not there.
     """
 
     session: SessionId
@@ -82,6 +82,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int
     signature: Signed
     found: int
+    missing: int = 0
     differences: tuple[Difference, ...]
     remarks: tuple[Remark, ...]
 
@@ -97,7 +98,7 @@ class _Counts:
     """Chunks and bytes of one session so far."""
 
     def __init__(self) -> None:
-        self.chunks = self.erased = self.raw = self.stored = 0
+        self.chunks = self.erased = self.missing = self.raw = self.stored = 0
 
 
 class Verifier:
@@ -190,6 +191,7 @@ class Verifier:
             stored_bytes=counts.stored,
             signature=check.signed,
             found=check.found,
+            missing=counts.missing,
             differences=tuple(check.differences),
             remarks=tuple(check.remarks),
         )
@@ -238,6 +240,7 @@ class Verifier:
         counts.chunks += 1
         if found is not None:
             check.add(found)
+            counts.missing += found.what is What.OBJECT_MISSING
         else:
             counts.raw += ready.size
             counts.stored += ready.stored_size

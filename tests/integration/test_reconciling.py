@@ -16,8 +16,9 @@ from lucid_events.domain.transitions import State
 from lucid_events.gateway.metrics import exposition
 from lucid_events.service import connect, up
 from lucid_events.service.client import Client
+from lucid_events.service.listing import some
 from lucid_events.service.monitoring import Monitor
-from lucid_events.service.reconciling import Reconciled, Totals, _some, note, reconcile
+from lucid_events.service.reconciling import Reconciled, Totals, note, reconcile
 from tests.end_to_end.pipeline import Pipeline
 
 PATIENCE_S = 60.0
@@ -123,7 +124,7 @@ def test_every_bucket_that_events_name_is_looked_at(tmp_path: Path) -> None:
 def test_names_are_held_for_some_sessions_at_a_time() -> None:
     """Sessions to be compared by name are cut so that no pass holds more names than the bound."""
     there = {1: (60_000, 0), 2: (50_000, 0), 3: (40_000, 0), 4: (250_000, 0), 5: (1, 0)}
-    assert list(_some(there, {1, 2, 3, 4, 6})) == [{1}, {2, 3}, {4}]
+    assert list(some(there, {1, 2, 3, 4, 6})) == [{1}, {2, 3}, {4}]
 
 
 def test_an_erased_recording_is_complete(tmp_path: Path) -> None:

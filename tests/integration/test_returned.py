@@ -48,7 +48,8 @@ async def sweep(client: Client, settled_s: float = 0.0) -> int:
 
 async def told(client: Client) -> dict[str, int]:
     """How many chunks of each session a reconciliation says are back in capture."""
-    return {one.session_id: one.capture_left async for one in reconciling.reconcile(client.adapters)}
+    found = reconciling.reconcile(client.adapters)
+    return {one.session_id: one.capture_left or 0 async for one in found}
 
 
 async def undecided(client: Client) -> None:

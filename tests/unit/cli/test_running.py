@@ -9,8 +9,9 @@ import pytest
 import typer
 
 from lucid_events.cli import running
-from lucid_events.cli.exits import INTERRUPTED
+from lucid_events.cli.exits import INTERRUPTED, exit_code
 from lucid_events.config import NOT_USED
+from lucid_events.errors import NotFound, StoreUnavailable
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +65,26 @@ def test_a_cancelled_command_is_an_interrupt() -> None:
     with pytest.raises(typer.Exit) as ended:
         running.run(cancelled)
     assert ended.value.exit_code == INTERRUPTED
+
+
+def test_a_bug_beside_an_error_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    """A group with anything but errors of ours is raised whole; one of ours alone becomes one line."""
+
+    async def both() -> None:
+        raise BaseExceptionGroup(
+            "tasks", [StoreUnavailable("away"), ExceptionGroup("inner", [TypeError("bug")])]
+        )
+
+    with pytest.raises(ExceptionGroup) as raised:
+        running.run(both)
+    assert raised.value.subgroup(TypeError) is not None
+    assert raised.value.subgroup(StoreUnavailable) is not None
+    assert "away" not in capfd.readouterr().err
+
+    async def ours() -> None:
+        raise ExceptionGroup("tasks", [ExceptionGroup("inner", [StoreUnavailable("away")]), NotFound("it")])
+
+    with pytest.raises(typer.Exit) as ended:
+        running.run(ours)
+    assert ended.value.exit_code == exit_code(StoreUnavailable("away"))
+    assert "away" in capfd.readouterr().err

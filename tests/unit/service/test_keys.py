@@ -1,4 +1,6 @@
+import json
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from lucid_events.errors import ConfigError
 from lucid_events.evidence.keys import KeyList
 from lucid_events.evidence.manifests import Signature, check_signature
 from lucid_events.evidence.signing import Signer, generate_seed
-from lucid_events.service.keys import load_keys, load_signer, save_keys, write_seed
+from lucid_events.service.keys import is_seed, load_keys, load_signer, save_keys, write_seed
 from lucid_events.service.signing import ManifestSigner
 
 SID = SessionId("s1")
@@ -106,3 +108,72 @@ def test_without_a_seed_nothing_starts(tmp_path: Path) -> None:
     """A signer that has no seed to begin with is an error at once, not at the first stop."""
     with pytest.raises(ConfigError):
         ManifestSigner(str(tmp_path / "seed"))
+
+
+GOOD = generate_seed()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [f"{GOOD}\n", f" {GOOD}", f'"{GOOD}"', f"'{GOOD}'\n", f'\t"{GOOD}" '],
+    ids=["newline", "space", "quotes", "single quotes", "all of them"],
+)
+def test_a_seed_is_taken_without_what_stands_around_it(given: str) -> None:
+    """Whitespace and quotes that a secret store leaves around a seed are not part of it."""
+    assert is_seed(given)
+    assert load_signer(given).key == Signer(GOOD).key
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        GOOD[:-1],
+        GOOD + "A",
+        GOOD.lower(),
+        f"«{GOOD.lower()}»\n",
+        "/" + GOOD[:-1],
+        GOOD[:30] + "0" + GOOD[31:],
+        GOOD[:30] + "-" + GOOD[31:],
+        GOOD[:30] + "-" + GOOD[32:],
+        GOOD[:30] + "\n" + GOOD[30:],
+        f"LUCID_SIGNING_SEED={GOOD}",
+        f"/run/{GOOD}/seed",
+    ],
+)
+def test_what_may_be_a_seed_is_never_shown(
+    given: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A seed that is mistyped, or stands where a name belongs, is an error that does not quote it."""
+    path = tmp_path / "seed"
+    write_seed(path, GOOD)
+    manifests = ManifestSigner(str(path))
+    manifests._given = given
+    manifests(SID, MANIFEST)
+    with pytest.raises(ConfigError) as signer:
+        load_signer(given)
+    with pytest.raises(ConfigError) as keys:
+        load_keys(Path(given))
+    said = [caplog.text, *(str(vars(record)) for record in caplog.records)]
+    for caught in (signer, keys):
+        said += ["".join(traceback.format_exception(caught.value))]
+    for text in said:
+        assert not any(part in text.upper() for part in (GOOD[:25], GOOD[-25:]))
+
+
+def test_a_seed_is_no_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed given for the file to write it to is refused unseen, and no file of that name is made."""
+    monkeypatch.chdir(tmp_path)
+    for replace in (False, True):
+        with pytest.raises(ConfigError) as caught:
+            write_seed(Path(GOOD), GOOD, replace=replace)
+        assert GOOD not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_seed_in_the_list_of_keys_is_not_shown(tmp_path: Path) -> None:
+    """A list with a seed where the public key belongs is refused, and the seed is not quoted."""
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [{"key": GOOD, "valid_from": "2026-01-31T12:00:00Z"}]}))
+    with pytest.raises(ConfigError, match="not a signing key") as caught:
+        load_keys(path)
+    assert GOOD not in "".join(traceback.format_exception(caught.value))
