@@ -1,4 +1,4 @@
-"""Checks an audit bundle from docs/bundle-format.md alone: the standard library and PyNaCl, nothing of ours.
+"""Checks an audit bundle, following docs/bundle-format.md alone; that page says what is not checked here.
 
     python check_bundle.py bundle.tar [A…]
 

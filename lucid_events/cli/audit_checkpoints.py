@@ -1,16 +1,19 @@
 """`lucid audit checkpoint|checkpoints`: witness the log now, and check everything that was witnessed."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from lucid_events.cli.output import counted, err, moment, out, print_json
 from lucid_events.cli.running import Json, Server, run, settings
+from lucid_events.errors import ConfigError
 
 if TYPE_CHECKING:
     from lucid_events.service.checkpoints import CheckpointsReport, Listed
 
+PLACE: Final = re.compile(r"([0-9]{1,15}):([0-9]{1,15})", re.ASCII)
 DOES_NOT_HOLD = 7
 """Exit status of evidence that does not hold, as of an IntegrityError."""
 
@@ -85,6 +88,14 @@ def checkpoints(
     require_signature: Annotated[
         bool, typer.Option("--require-signature", help="A checkpoint that is not signed does not hold.")
     ] = False,
+    cut_back: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cut-back",
+            metavar="INCARNATION:SEQUENCE",
+            help="That incarnation began with the log cut back to there, as by a restore; more than once.",
+        ),
+    ] = None,
     stream: Annotated[
         str, typer.Option("--stream", help="Read checkpoints from this stream: the name of a mirror.")
     ] = "",
@@ -93,8 +104,8 @@ def checkpoints(
 ) -> None:
     """List the checkpoints, and check each against the one before it and against the log as it is now.
 
-    The exit status is 7 when something differs: a session removed, messages changed, lost or moved, a
-    checkpoint forged or taken back.
+    Checkpoints of earlier incarnations are compared with it as well. The exit status is 7 when something
+    differs: a session removed, messages changed, lost or moved, a checkpoint forged or taken back.
     """
     from lucid_events.service.adapters import open_adapters
     from lucid_events.service.checkpoints import load_checkpoint, verify_checkpoints
@@ -104,12 +115,14 @@ def checkpoints(
         made = settings(nats_url=server)
         named = keys or (Path(made.evidence.signing_keys) if made.evidence.signing_keys else None)
         remembered = load_checkpoint(kept) if kept is not None else None
+        places = cut_back_places(cut_back or [])
         async with open_adapters(made, name="lucid-audit") as adapters:
             return await verify_checkpoints(
                 adapters,
                 keys=load_keys(named) if named else None,
                 require_signature=require_signature,
                 remembered=remembered,
+                cut_back=places,
                 stream=stream,
                 told=print_json if json else _show,
             )
@@ -120,6 +133,8 @@ def checkpoints(
     else:
         for difference in report.differences:
             out.print(f"  {difference}", markup=False)
+        for remark in report.remarks:
+            out.print(f"  remark: {remark.reason}", markup=False)
         holds = (
             "everything holds" if report.holds else f"DOES NOT HOLD, {counted(report.found, 'difference')}"
         )
@@ -130,6 +145,25 @@ def checkpoints(
         )
     if not report.holds:
         raise typer.Exit(DOES_NOT_HOLD)
+
+
+def cut_back_places(given: list[str]) -> dict[int, int]:
+    """Return the places of `--cut-back`: incarnation -> sequence.
+
+    Raises:
+        ConfigError: one is not two numbers, or an incarnation is named twice.
+    """
+    found: dict[int, int] = {}
+    for place in given:
+        match = PLACE.fullmatch(place)
+        if match is None:
+            raise ConfigError(
+                f"--cut-back {place}: give INCARNATION:SEQUENCE, such as 2:1500 if incarnation 2 began there"
+            )
+        if int(match[1]) in found:
+            raise ConfigError(f"--cut-back {place}: incarnation {match[1]} is named twice")
+        found[int(match[1])] = int(match[2])
+    return found
 
 
 def _show(one: "Listed") -> None:

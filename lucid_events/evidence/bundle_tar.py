@@ -175,13 +175,13 @@ class TarReader:
         """
         at, held = self.at, b""
         for piece in self.pieces():
+            start, seen = 0, len(held)
             held += piece
-            start = 0
-            while (end := held.find(b"\n", start) + 1) > 0:
+            while (end := held.find(b"\n", max(start, seen)) + 1) > 0 and end - start <= limit:
                 yield at + start, held[start:end]
                 start = end
             at, held = at + start, held[start:]
-            if len(held) > limit:
+            if end > 0 or len(held) > limit:
                 self.fail(f"a line of {self.name} is too long", at, f"at most {limit} bytes", "more")
         if held:
             self.fail(f"the last line of {self.name} has no end", at, "a line feed", repr(held[-20:]))

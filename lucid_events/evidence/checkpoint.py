@@ -196,7 +196,11 @@ def follows(previous: Checkpoint | None, found: Checkpoint) -> str:
         before = previous.digest if previous else "nothing"
         return f"names {found.previous or 'nothing'} as the one before, which is {before}"
     if previous is None or previous.log != found.log:
-        if previous is not None and found.log.incarnation <= previous.log.incarnation:
+        # The tree of a new incarnation begins anew and proves nothing here: `CheckpointCheck` compares
+        # the older checkpoints with the log of now as well, so nothing is hidden by raising it.
+        if previous is not None and (
+            found.log.stream != previous.log.stream or found.log.incarnation <= previous.log.incarnation
+        ):
             return f"is over {found.log}, the one before over {previous.log}"
         return "" if not found.consistency else "proves that its tree grew from one that is not there"
     if found.sequence <= previous.sequence or found.size <= previous.size:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
@@ -11,7 +12,7 @@ from lucid_events.domain.envelope import Recorded
 from lucid_events.domain.events import ChunkReady, ChunkSealed
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
-from lucid_events.errors import ContractError
+from lucid_events.errors import ConfigError, ContractError
 from lucid_events.handlers.base import (
     Checkpoint,
     Done,
@@ -42,6 +43,10 @@ MAX_PASSES = 5
 """Passes of one attempt; objects that still appear after that are somebody else's work."""
 
 
+Bucket = Callable[[str], BlobStore]
+"""Gives the object store of that name."""
+
+
 class _Pass(msgspec.Struct):
     deleted: int = 0
     objects: int = 0
@@ -54,6 +59,11 @@ class Eraser(EventReaction):
     Object names follow from the seals in the history, so no bucket is listed and what a worker
     wrote without saying so is found too. Run with `max_failures` = cleanup attempts: when the
     message is set aside, the session goes to `error` for a person to look.
+
+    Args:
+        blobs: where chunks are stored now, and where what was never said to be ready is looked for.
+        bucket: gives the store that a `chunk.ready` names, when that is another; without it a session with
+            such a chunk is not erased.
     """
 
     name: ClassVar[str] = "eraser"
@@ -66,10 +76,11 @@ class Eraser(EventReaction):
         blobs: BlobStore,
         clock: Clock,
         *,
+        bucket: Bucket | None = None,
         copies: ChunkCopies | None = None,
         checkpoint: Checkpoint = no_checkpoint,
     ) -> None:
-        self._copies, self._checkpoint = copies, checkpoint
+        self._copies, self._checkpoint, self._bucket = copies, checkpoint, bucket
         self._sessions, self._store, self._capture = sessions, store, capture
         self._blobs, self._clock = blobs, clock
 
@@ -114,13 +125,13 @@ class Eraser(EventReaction):
     async def _delete_objects(self, session: SessionId, upto: int) -> _Pass:
         """Delete the object of every seal; counts come from the history, so a repeat counts the same."""
         done = _Pass()
-        batch: list[str] = []
+        batch: list[tuple[str, str]] = []
         async for recorded in self._store.read(session, upto=upto):
             match getattr(recorded, "event", None):
                 case ChunkSealed(index=index, sha256=sha256):
-                    batch.append(object_name(session, index, sha256))
-                case ChunkReady(object=name, stored_size=stored_size):
-                    batch.append(name)
+                    batch.append((self._blobs.bucket, object_name(session, index, sha256)))
+                case ChunkReady(bucket=bucket, object=name, stored_size=stored_size):
+                    batch.append((bucket, name))
                     done.objects += 1
                     done.stored_bytes += stored_size
             if len(batch) >= DELETES_AT_ONCE:
@@ -129,8 +140,11 @@ class Eraser(EventReaction):
         done.deleted += await self._delete(batch)
         return done
 
-    async def _delete(self, names: list[str]) -> int:
-        outcomes = await asyncio.gather(*map(self._blobs.delete, set(names)), return_exceptions=True)
+    async def _delete(self, objects: list[tuple[str, str]]) -> int:
+        deletions = [(self._store_of(bucket), name) for bucket, name in sorted(set(objects))]
+        outcomes = await asyncio.gather(
+            *(blobs.delete(name) for blobs, name in deletions), return_exceptions=True
+        )
         deleted = 0
         for outcome in outcomes:
             # The bare error, not a group of them: what to do next hangs on its class.
@@ -139,3 +153,18 @@ class Eraser(EventReaction):
             deleted += outcome
         await self._checkpoint("erase.batch")
         return deleted
+
+    def _store_of(self, bucket: str) -> BlobStore:
+        """Return the store of that name.
+
+        Raises:
+            ConfigError: it is another than the one there is, and none can be had.
+        """
+        if bucket == self._blobs.bucket:
+            return self._blobs
+        if self._bucket is None:
+            raise ConfigError(
+                f"a chunk is in bucket {bucket}, and this worker erases in {self._blobs.bucket} alone",
+                bucket=bucket,
+            )
+        return self._bucket(bucket)

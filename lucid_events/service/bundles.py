@@ -112,6 +112,7 @@ class _Check:
         self._allow_strays = allow_strays
         self._standing: Witnessed | None = None
         self._witnessed = False
+        self._other_incarnation = ""
         self._contents = Contents()
         self._history = HistoryCheck(SessionId(""))
         self._member: str | None = None
@@ -205,6 +206,12 @@ class _Check:
     def _named_checkpoint(self) -> str:
         return f"checkpoint {self._checkpoint.number}" if self._checkpoint is not None else ""
 
+    def _remarks(self) -> tuple[Remark, ...]:
+        found = tuple(self._history.remarks)
+        if self._other_incarnation:
+            found += (Remark(session=self._history.state.id, reason=self._other_incarnation),)
+        return found
+
     def _settled(self, where: str, at: int) -> None:
         """Refuse the bundle when the history has a difference by now."""
         for found in self._history.differences[:1]:
@@ -213,8 +220,15 @@ class _Check:
 
     def _description(self) -> dict[int, ReadyChunk]:
         said = self._decoded(self._small(), Description, bundle.DESCRIPTION, self._tar.at)
-        if self._checkpoint is not None and self._checkpoint.log != said.log:
+        kept = self._checkpoint
+        if kept is not None and kept.log.stream != said.log.stream:
             self._refuse(f"{bundle.DESCRIPTION}: log", f"that of {self._named_checkpoint}", _shown(said.log))
+        if kept is not None and kept.log.incarnation != said.log.incarnation:
+            # What it says of the session was compared all the same: a restore leaves a history as it was.
+            self._other_incarnation = (
+                f"{self._named_checkpoint} is of incarnation {kept.log.incarnation} of the log, the bundle "
+                f"of {said.log.incarnation}"
+            )
         chunks, chosen = said.chunks, dict[int, ReadyChunk]()
         try:
             if chunks.included:
@@ -320,7 +334,7 @@ class _Check:
             unproven=unproven,
             signature=history.signed,
             checkpoint=self._checkpoint.number if self._checkpoint is not None and self._witnessed else None,
-            remarks=tuple(history.remarks),
+            remarks=self._remarks(),
         )
 
 

@@ -1,6 +1,6 @@
 """`lucid audit checkpoints`: every checkpoint against the one before it and against the log as it is now."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from lucid_events.evidence import bundle
 from lucid_events.evidence.bundle import Line, Log
 from lucid_events.evidence.checkpoint import KEY, Checkpoint, check_signature, decode_checkpoint
 from lucid_events.evidence.checkpoint_check import CheckpointCheck
-from lucid_events.evidence.differences import Difference
+from lucid_events.evidence.differences import Difference, Remark
 from lucid_events.evidence.keys import KeyList
 from lucid_events.jetstream.checkpoints import JetStreamCheckpoints
 from lucid_events.jetstream.connection import StoredMessage
@@ -47,6 +47,7 @@ class CheckpointsReport(msgspec.Struct, frozen=True, kw_only=True):
     uncovered: int
     found: int
     differences: tuple[Difference, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 Told = Callable[[Listed], None]
@@ -58,26 +59,40 @@ async def verify_checkpoints(
     keys: KeyList | None = None,
     require_signature: bool = False,
     remembered: Checkpoint | None = None,
+    cut_back: Mapping[int, int] | None = None,
     stream: str = "",
     told: Told = lambda _: None,
 ) -> CheckpointsReport:
     """Check every checkpoint, and the whole log against them; reads only.
+
+    Those of earlier incarnations are compared with the log of now, too: the log is read once for each.
 
     Args:
         adapters: where log and checkpoints are.
         keys: whose signatures are believed; None: nobody's in particular.
         require_signature: a checkpoint without a trusted signature does not hold.
         remembered: a checkpoint kept elsewhere, which has to be among them and fit the log.
+        cut_back: incarnation -> sequence the log stood at when that began with a log cut back, as by a
+            restore: what earlier checkpoints have seen behind that is not missed.
         stream: where the checkpoints are read, when it is a mirror.
         told: called with each checkpoint, in order.
 
     Raises:
+        ConfigError: the log never had an incarnation that `cut_back` names, or it is its first.
         NotFound: there is no such stream of checkpoints.
         StoreUnavailable: it could not be read to the end; nothing is said about it.
     """
-    check = CheckpointCheck(keys=keys, require_signature=require_signature, remembered=remembered)
     position = await adapters.store.last_position()
     log = Log(stream=position.stream, incarnation=position.incarnation)
+    for began in cut_back or {}:
+        if not 2 <= began <= log.incarnation:
+            raise ConfigError(
+                f"no incarnation {began} began with a log cut back: {log.stream} is of {log.incarnation} "
+                "now, and the first began empty"
+            )
+    check = CheckpointCheck(
+        log, cut_back=cut_back, keys=keys, require_signature=require_signature, remembered=remembered
+    )
     checkpoints = JetStreamCheckpoints(adapters.connection, adapters.subjects, stream)
     async with aclosing(checkpoints.all()) as messages:
         async for message in messages:
@@ -85,14 +100,12 @@ async def verify_checkpoints(
             found = check.begin(message.sequence, message.headers, message.data, message.stored_at)
             if found is None:
                 continue
-            if found.log == log:  # the log of an earlier incarnation is not there to be compared
-                await _give(adapters, check, min(found.sequence, position.sequence))
-                check.end()
+            await _give(adapters, check, min(check.reach(found), position.sequence))
+            check.end()
             told(_listed(message, found, holds=check.found == before))
-    if remembered is not None and remembered.log == log:
-        await _give(adapters, check, min(remembered.sequence, position.sequence))
+    await _give(adapters, check, min(check.recall(), position.sequence))
     check.finish()
-    covered = check.last.sequence if check.last is not None and check.last.log == log else 0
+    covered = check.reach(check.last) if check.last is not None else 0
     return CheckpointsReport(
         holds=check.holds,
         checkpoints=check.checkpoints,
@@ -101,6 +114,7 @@ async def verify_checkpoints(
         uncovered=max(position.sequence - covered, 0),
         found=check.found,
         differences=tuple(check.differences),
+        remarks=tuple(check.remarks),
     )
 
 

@@ -262,6 +262,7 @@ class Workers:
                 a.capture,
                 a.chunks,
                 a.clock,
+                bucket=a.bucket,
                 copies=self._copies,
                 checkpoint=self._checkpoint,
             ),

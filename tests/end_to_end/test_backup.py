@@ -81,13 +81,16 @@ def test_a_backup_taken_while_recording_is_restored_and_verified(
 
 
 def test_the_drill_of_the_documents_runs(pipeline: Pipeline, tmp_path: Path, rng: Random) -> None:
-    """The commands of the chapter on backups, typed in its order in an empty folder, all end well."""
+    """The commands of the chapter on backups, typed in its order in an empty folder, all end well.
+
+    The checkpoint that the first of them keeps holds against what the last has restored.
+    """
     session = Session(pipeline, "kept", rng)
     assert session.record().wait() == 0
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     chapter = page.partition("## Backup and restore\n")[2].partition("\n## ")[0]
     commands = re.findall(r"^\$ lucid (.+)$", chapter, re.MULTILINE)
-    assert [words.split()[1] for words in commands] == ["create", "verify", "restore"]
+    assert [words.split()[1] for words in commands] == ["checkpoint", "create", "verify", "restore"]
     said = ""
     for words in commands:
         done = subprocess.run(
@@ -102,6 +105,20 @@ def test_the_drill_of_the_documents_runs(pipeline: Pipeline, tmp_path: Path, rng
         assert done.returncode == 0, (words, done.stderr)
         said = done.stdout
     assert "kept: holds" in said
+    (held,) = re.findall(r"running: `lucid (audit checkpoints [^`]+)`", chapter)
+    other = Pipeline(tmp_path / "other")
+    other.data = tmp_path / "restored"
+    with other:
+        done = subprocess.run(
+            [*lucid(), *shlex.split(held)],
+            env={**other.env, "NATS_URL": other.url},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SHOWN_S,
+            check=False,
+        )
+    assert (done.returncode, "everything holds" in done.stderr) == (0, True), done.stdout + done.stderr
 
 
 def test_a_server_with_a_pipeline_is_not_restored_to(pipeline: Pipeline, tmp_path: Path, rng: Random) -> None:

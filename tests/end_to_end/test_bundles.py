@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -166,6 +167,39 @@ def test_strays_are_kept_as_they_are(recorded: Recorded, tmp_path: Path) -> None
     assert bodies[1]["body"] == "text"
     assert base64.b64decode(bodies[2]["body_base64"]) == b"\xff\x00bytes"
     CHECKER.check_bundle(io.BytesIO(place.read_bytes()), None)
+
+
+def test_the_largest_message_there_can_be_is_read_again(recorded: Recorded, tmp_path: Path) -> None:
+    """A payload near the server's limit, of characters that take six bytes: what is written is read."""
+    recorded.pipeline.cli("create", "large")
+    body = b"\x01" * (2 * MIB - 1024)
+    asyncio.run(_publish(recorded.pipeline.url, "lucid.evt.large.noise", body))
+    place = tmp_path / "large.tar"
+    recorded.pipeline.cli("audit", "export", "large", "-o", str(place))
+    assert place.stat().st_size > 6 * len(body)
+    assert ours(place.read_bytes(), recorded.folder, allow_strays=True).strays == 1
+    CHECKER.check_bundle(io.BytesIO(place.read_bytes()), None)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "lz4", "store"])
+def test_chunks_of_every_codec_pass_both(recorded: Recorded, tmp_path: Path, codec: str) -> None:
+    """What a codec stores is restored by us and by its own tool; a changed byte of it is refused by both."""
+    if codec in ("zstd", "lz4") and shutil.which(codec) is None:
+        pytest.skip(f"the program {codec}, which the independent checker runs, is not installed")
+    place, source = tmp_path / "b.tar", tmp_path / "source"
+    source.write_bytes(b"compresses well, " * (3 * CHUNK_BYTES // 17))
+    recorded.pipeline.cli("create", codec, "--chunk-bytes", str(CHUNK_BYTES), "--codec", codec)
+    recorded.pipeline.cli("record", codec, str(source))
+    recorded.pipeline.cli("audit", "export", codec, "-o", str(place))
+    report = ours(place.read_bytes(), recorded.folder, keys=recorded.trusted(), require_signature=True)
+    assert (report.chunks.included, report.raw_bytes) == (3, source.stat().st_size)
+    CHECKER.check_bundle(io.BytesIO(place.read_bytes()), recorded.key)
+    members = unpacked(place.read_bytes())
+    chunks = [name for name in members if name.startswith("chunks/")]
+    assert chunks == [f"chunks/{n:08d}{CHECKER.SUFFIX[codec]}" for n in range(3)]
+    stored = members[chunks[1]]
+    changed = packed({**members, chunks[1]: stored[:-9] + bytes([stored[-9] ^ 1]) + stored[-8:]})
+    assert "chunk 1: the stored bytes are not what event" in refused(changed, recorded.folder)
 
 
 def test_a_damaged_history_is_exported_as_it_stands(recorded: Recorded, tmp_path: Path) -> None:

@@ -136,6 +136,40 @@ def test_a_bundle_is_held_against_a_checkpoint(pipeline: Pipeline, tmp_path: Pat
     assert online.returncode == 2
 
 
+def test_a_restored_pipeline_is_held_against_what_was_kept(witnessed: Pipeline, tmp_path: Path) -> None:
+    """After a restore what was witnessed before is there; what came behind the backup is missed by name."""
+    kept, later, bundle = tmp_path / "kept.json", tmp_path / "later.json", tmp_path / "b.tar"
+    record(witnessed, "s1", tmp_path)
+    witnessed.cli("audit", "checkpoint", "-o", str(kept))
+    witnessed.cli("backup", "create", str(tmp_path / "backup"))
+    record(witnessed, "s2", tmp_path)
+    witnessed.cli("audit", "checkpoint", "-o", str(later))
+    other = Pipeline(tmp_path / "other", {k: v for k, v in witnessed.env.items() if k.startswith("LUCID_")})
+    told = witnessed.cli("backup", "restore", str(tmp_path / "backup"), "--data", str(other.data), "--json")
+    facts = json.loads(told.stdout.splitlines()[0])["restored"]
+    assert facts["incarnation"] == 2
+    with other:
+        strictly = ("--require-signature", "--keys", _keys(tmp_path))
+        *_, report = listed(other, "--since-checkpoint", str(kept), *strictly)
+        assert (report["holds"], report["remarks"]) == (True, [])
+        record(other, "s3", tmp_path)
+        *_, last, report = listed(other, "--since-checkpoint", str(kept), *strictly)
+        assert (last["incarnation"], report["holds"]) == (2, True)
+        *_, report = listed(other, "--since-checkpoint", str(later), code=7)
+        assert "checkpoints_cut" in {one["what"] for one in report["differences"]}
+        place = ("--cut-back", f"2:{facts['sequence']}")
+        said = other.cli("audit", "checkpoints", "--since-checkpoint", str(later), *place)
+        assert "everything holds" in said.stderr
+        assert "by your word" in said.stdout
+        for wrong in ("2", "2:x", "1:5", "3:5"):
+            assert other.cli("audit", "checkpoints", "--cut-back", wrong, check=False).returncode == 2
+        twice = other.cli("audit", "checkpoints", *place, *place, check=False)
+        assert (twice.returncode, "named twice" in twice.stderr) == (2, True)
+        other.cli("audit", "export", "s1", "-o", str(bundle))
+        shown = other.cli("audit", "verify", str(bundle), "--checkpoint", str(kept)).stdout
+        assert "is of incarnation 1 of the log, the bundle of 2" in shown
+
+
 def _keys(tmp_path: Path) -> str:
     key = Signer((tmp_path / "seed").read_text()).key
     keys = {"keys": [{"key": key, "valid_from": "2020-01-01T00:00:00Z"}]}

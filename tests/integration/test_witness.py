@@ -1,12 +1,14 @@
 """The witness on a real server: checkpoints while the log grows, whatever else goes on."""
 
 import asyncio
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lucid_events.domain.ids import Digest
 from lucid_events.errors import (
     AppendUncertain,
     ConfigError,
@@ -15,12 +17,17 @@ from lucid_events.errors import (
     VersionConflict,
 )
 from lucid_events.evidence import checkpoint as checkpoints
-from lucid_events.evidence.checkpoint import decode_checkpoint
+from lucid_events.evidence.bundle import Log
+from lucid_events.evidence.checkpoint import Checkpoint, CheckpointBuilder, decode_checkpoint, sign_checkpoint
 from lucid_events.evidence.differences import What
-from lucid_events.evidence.signing import Signer
+from lucid_events.evidence.keys import KeyList
+from lucid_events.evidence.signing import Signer, generate_seed
 from lucid_events.jetstream.checkpoints import JetStreamCheckpoints
-from lucid_events.service.witnessing import Made, Witness, witness
-from tests.integration.witnessing import SEED, WAIT_S, append, connected, until, verified
+from lucid_events.service.adapters import Adapters
+from lucid_events.service.checkpoints import verify_checkpoints
+from lucid_events.service.keys import save_keys
+from lucid_events.service.witnessing import Made, Witness, check_witnessed, witness
+from tests.integration.witnessing import SEED, WAIT_S, append, connected, trusted, until, verified
 from tests.nats_server import NatsServer
 
 
@@ -196,6 +203,90 @@ def test_what_others_publish_there_is_named_and_stepped_over(shared_server: Nats
             assert [one.what for one in report.differences] == [What.CHECKPOINT, What.SIGNATURE]
             assert "message 2 of the checkpoints is no checkpoint" in report.differences[0].reason
             assert report.checkpoints == 2
+
+    asyncio.run(main())
+
+
+def forged(adapters: Adapters, previous: Checkpoint | None, *, upto: int) -> Checkpoint:
+    """Return a checkpoint over a log that never was, up to a sequence of somebody's choice."""
+    builder = CheckpointBuilder(Log(stream=adapters.subjects.events_stream, incarnation=1), previous)
+    builder.take(upto, "nobody", Digest("0" * 64))
+    return builder.make(adapters.clock.now())
+
+
+async def publish(adapters: Adapters, found: Checkpoint, signer: Signer | None) -> None:
+    """Publish it as anybody can who may publish there."""
+    headers = sign_checkpoint(signer, found.body)
+    await adapters.connection.publish_acked(adapters.subjects.checkpoint, found.body, headers=headers)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("forger", [None, Signer(generate_seed())], ids=["unsigned", "self-made"])
+def test_what_no_trusted_key_has_signed_is_stepped_over(
+    shared_server: NatsServer, caplog: pytest.LogCaptureFixture, forger: Signer | None, first: bool
+) -> None:
+    """Anybody's checkpoint is no ground for a signed one, and stops neither witness nor start."""
+
+    async def main() -> None:
+        prefix = f"forged-{first}-{forger is None}".lower()
+        async with connected(shared_server, prefix) as adapters:
+            await append(adapters, "abc")
+            good = None
+            if not first:
+                good = (await witness(adapters).checkpoint()).checkpoint
+            await publish(adapters, forged(adapters, good, upto=10**9), forger)
+            await publish(adapters, forged(adapters, good, upto=4), forger)
+            await check_witnessed(adapters, await adapters.store.last_position())
+            await append(adapters, "abc")
+            made = (await witness(adapters).checkpoint()).checkpoint
+            assert (made.number, made.size) == (1 if first else 2, 6)
+            assert made.previous == (None if good is None else good.digest)
+            assert "signed by nobody who is trusted" in caplog.text
+            assert (await witness(adapters).checkpoint()).checkpoint == made
+            report = await verified(adapters)
+            assert {one.what for one in report.differences} == {What.KEY if forger else What.UNSIGNED}
+            assert (report.found, report.sequence, report.uncovered) == (2, 6, 0)
+
+    asyncio.run(main())
+
+
+def test_a_key_that_the_list_knows_is_gone_on_from(shared_server: NatsServer, tmp_path: Path) -> None:
+    """After a rotation the chain goes on behind what the key of before has signed."""
+    older, keys = Signer(generate_seed()), tmp_path / "keys.json"
+    listed = KeyList().add(older.key, at=datetime(2020, 1, 1, tzinfo=UTC))
+    save_keys(keys, listed.add(Signer(SEED).key, at=datetime(2020, 1, 1, tzinfo=UTC)))
+
+    async def main() -> None:
+        async with connected(shared_server, "rotated", signing_keys=str(keys)) as adapters:
+            await append(adapters, "abc")
+            before = (await Witness(adapters, lambda: older).checkpoint()).checkpoint
+            await append(adapters, "abc")
+            made = (await witness(adapters).checkpoint()).checkpoint
+            assert (made.number, made.previous) == (2, before.digest)
+
+    asyncio.run(main())
+
+
+def test_a_seed_that_was_set_later_goes_on_from_what_fits_the_log(
+    shared_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing is signed yet, the newest checkpoint that the log bears out is the one before."""
+
+    async def main() -> None:
+        async with connected(shared_server, "later") as adapters:
+            await append(adapters, "abcabc")
+            unsigned = Witness(adapters, lambda: None)
+            one = (await unsigned.checkpoint()).checkpoint
+            await append(adapters, "abc")
+            two = (await unsigned.checkpoint()).checkpoint
+            await publish(adapters, forged(adapters, two, upto=10), None)
+            await append(adapters, "a")
+            signing = witness(adapters)
+            made = (await signing.checkpoint()).checkpoint
+            assert (one.number, made.number, made.previous, made.size) == (1, 3, two.digest, 10)
+            assert "going on from a checkpoint that no trusted key has signed" in caplog.text
+            report = await verify_checkpoints(adapters, keys=trusted())
+            assert (report.unsigned, report.holds) == (3, False), "the forged one is told"
 
     asyncio.run(main())
 

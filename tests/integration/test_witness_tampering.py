@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lucid_events.errors import (
-    IntegrityError,
-)
+from lucid_events.errors import ConfigError, IntegrityError
 from lucid_events.evidence.differences import What
 from lucid_events.service.adapters import Adapters
 from lucid_events.service.checkpoints import (
@@ -20,7 +18,7 @@ from lucid_events.service.checkpoints import (
 from lucid_events.service.preflight import examine
 from lucid_events.service.witnessing import witness
 from lucid_events.service.workers import Workers
-from tests.integration.witnessing import append, connected, kinds, verified
+from tests.integration.witnessing import append, connected, kinds, raise_incarnation, verified
 from tests.nats_server import NatsServer
 
 
@@ -68,6 +66,80 @@ def test_a_message_removed_before_it_was_witnessed_is_told_in_the_checkpoint(
             assert [(hole.first, hole.last) for hole in made.missing] == [(2, 2), (5, 5)]
             assert (made.size, made.sequence) == (4, 6)
             assert (await verified(adapters)).holds
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("witnessed_again", [False, True])
+def test_a_session_removed_while_the_incarnation_was_raised_is_named(
+    shared_server: NatsServer, tmp_path: Path, witnessed_again: bool
+) -> None:
+    """One edit of the stream's metadata makes no checkpoint void: what they have seen is missed as ever."""
+
+    async def main() -> None:
+        prefix = f"raised-{witnessed_again}".lower()
+        async with connected(shared_server, prefix, deniable=False) as adapters:
+            await append(adapters, "abcabcabca")
+            made = await witness(adapters).checkpoint()
+            await keep_checkpoint(adapters, made.place, tmp_path / "kept.json")
+            kept = load_checkpoint(tmp_path / "kept.json")
+            await raise_incarnation(adapters)
+            intact = await verified(adapters, remembered=kept)
+            assert (intact.holds, intact.sequence, intact.uncovered) == (True, 10, 0), intact.differences
+            await _purge(adapters, "b")
+            if witnessed_again:
+                again = (await witness(adapters).checkpoint()).checkpoint
+                assert (again.log.incarnation, again.number) == (2, 2)
+            for report in (await verified(adapters), await verified(adapters, remembered=kept)):
+                assert (What.REMOVED, "b") in kinds(report)
+                assert "--cut-back" in report.remarks[-1].reason
+
+    asyncio.run(main())
+
+
+def test_a_raised_incarnation_over_an_intact_log_is_no_news(
+    shared_server: NatsServer, tmp_path: Path
+) -> None:
+    """With one checkpoint of the new incarnation that has not come as far as the kept one, all holds."""
+
+    async def main() -> None:
+        async with connected(shared_server, "intact") as adapters:
+            await append(adapters, "abcabc")
+            made = await witness(adapters).checkpoint()
+            await raise_incarnation(adapters)
+            await append(adapters, "abc")
+            assert (await witness(adapters).checkpoint()).checkpoint.sequence == 9
+            assert (await verified(adapters, remembered=made.checkpoint)).holds
+            await raise_incarnation(adapters)
+            report = await verified(adapters, remembered=made.checkpoint)
+            assert (report.holds, report.remarks) == (True, ()), report.differences
+
+    asyncio.run(main())
+
+
+def test_a_log_cut_back_holds_where_the_auditor_knows_the_place(shared_server: NatsServer) -> None:
+    """The end that a restore took is missed, unless the auditor says from where on."""
+
+    async def main() -> None:
+        async with connected(shared_server, "declared", deniable=False) as adapters:
+            await append(adapters, "abcabc")
+            kept = (await witness(adapters).checkpoint()).checkpoint
+            stream = adapters.subjects.events_stream
+            config = (await adapters.connection.api(f"STREAM.INFO.{stream}"))["config"]
+            await adapters.connection.api(f"STREAM.DELETE.{stream}")
+            await adapters.connection.api(f"STREAM.CREATE.{stream}", config)
+            await append(adapters, "abca")
+            await raise_incarnation(adapters)
+            await append(adapters, "ddd")
+            assert (await witness(adapters).checkpoint()).checkpoint.number == 2
+            missed = await verified(adapters, remembered=kept)
+            assert (What.REWRITTEN, "d") in kinds(missed)
+            told = await verified(adapters, remembered=kept, cut_back={2: 4})
+            assert told.holds, told.differences
+            assert len(told.remarks) == 2
+            for wrong in ({1: 4}, {3: 4}):
+                with pytest.raises(ConfigError, match="no incarnation"):
+                    await verified(adapters, cut_back=wrong)
 
     asyncio.run(main())
 

@@ -12,6 +12,7 @@ from lucid_events.evidence.differences import What
 from lucid_events.evidence.keys import KeyList
 from lucid_events.evidence.signing import Signer, generate_seed
 from lucid_events.jetstream.definitions import load
+from lucid_events.jetstream.store import INCARNATION
 from lucid_events.jetstream.topology import apply
 from lucid_events.service.adapters import Adapters, open_adapters, topology_settings
 from lucid_events.service.checkpoints import (
@@ -52,6 +53,15 @@ async def append(adapters: Adapters, sessions: str) -> None:
     for number, letter in enumerate(sessions):
         subject = f"{adapters.subjects.prefix}.evt.{letter}.session.marked"
         await adapters.connection.publish_acked(subject, b'{"n":%d}' % number, headers={"ce-id": f"{number}"})
+
+
+async def raise_incarnation(adapters: Adapters) -> None:
+    """Raise the incarnation of the log, as a restore does, and whoever may edit the stream can."""
+    stream = adapters.subjects.events_stream
+    config = (await adapters.connection.api(f"STREAM.INFO.{stream}"))["config"]
+    metadata = config.setdefault("metadata", {})
+    metadata[INCARNATION] = str(int(metadata.get(INCARNATION, "1")) + 1)
+    await adapters.connection.api(f"STREAM.UPDATE.{stream}", config)
 
 
 async def verified(adapters: Adapters, **options: Any) -> CheckpointsReport:

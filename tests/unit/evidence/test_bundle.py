@@ -51,6 +51,37 @@ def test_the_one_spelling_is_that_of_the_standard_library(message: Message) -> N
     assert bundle.encoded(line) == made
 
 
+def _lines(text: bytes, limit: int) -> list[bytes]:
+    """Return the lines of a member as a reader has them."""
+    file = io.BytesIO()
+    writer = TarWriter(file)
+    writer.add("events.jsonl", text)
+    writer.finish()
+    file.seek(0)
+    tar = TarReader(file, "b.tar")
+    assert tar.next() == "events.jsonl"
+    return [line for _, line in tar.lines(limit)]
+
+
+@pytest.mark.parametrize("data", [b"\x01" * 2 * 1024**2, b"\xff" * 2 * 1024**2, "é".encode() * 1024**2])
+def test_the_line_of_the_largest_payload_is_read_again(data: bytes) -> None:
+    """Whatever the bytes of a message are, the line that is written of it is not too long for the reader."""
+    message = Message("lucid.evt.s.noise", 2**53 - 1, NOON, {}, data)
+    text = bundle.encoded(bundle.line_of(message))
+    (line,) = _lines(text, bundle.MAX_LINE_BYTES)
+    assert bundle.decoded(line, Line).message() == message
+
+
+@pytest.mark.parametrize("before", [b"", b"x\n", b"x" * 2**20 + b"\n" + b"y" * (2**20 - 50) + b"\n"])
+def test_a_line_longer_than_the_limit_is_refused(before: bytes) -> None:
+    """The limit is exact, wherever a line begins."""
+    limit = 2**20 + 1
+    assert _lines(before + b"z" * (limit - 1) + b"\n", limit)[-1] == b"z" * (limit - 1) + b"\n"
+    for end in (b"\n", b"z" * 2**21, b""):
+        with pytest.raises(IntegrityError, match=f"is too long: expected at most {limit} bytes"):
+            _lines(before + b"z" * limit + b"z" + end, limit)
+
+
 GOOD = {
     "sequence": 1,
     "subject": "lucid.evt.s.session.marked",
@@ -254,7 +285,7 @@ def test_a_failed_chunk_has_no_leaf() -> None:
     tree = MerkleTree()
     for index in (0, 1, 3):
         tree.add(Digest(_ready(index).sha256))
-    proofs = contents.proofs(contents.chosen())
+    proofs = list(contents.proofs(contents.chosen()))
     assert [(proof.index, proof.leaf, proof.size) for proof in proofs] == [(0, 0, 3), (1, 1, 3), (3, 2, 3)]
     assert all(contents.proves(proof, tree.root) for proof in proofs)
     assert not contents.proves(Proof(index=3, leaf=3, size=4, path=proofs[2].path), tree.root)

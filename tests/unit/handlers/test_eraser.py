@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -10,15 +11,17 @@ from lucid_events.handlers.base import Skip
 from lucid_events.handlers.eraser import Eraser
 from lucid_events.handlers.execution import Execution
 from lucid_events.handlers.runner import Limits
+from lucid_events.memory import MemoryBlobStore
 from tests.unit.handlers.rig import SID, Rig
 from tests.unit.handlers.test_finaliser import settle
 
 DATA = b"bytes " * 500
 
 
-def eraser(rig: Rig) -> Eraser:
-    """The reaction over the rig."""
-    return Eraser(rig.histories, rig.store, rig.capture, rig.blobs, rig.clock)
+def eraser(rig: Rig, *, anywhere: bool = True) -> Eraser:
+    """The reaction over the rig; with `anywhere` False it knows the bucket of now alone."""
+    bucket = partial(MemoryBlobStore, rig.server) if anywhere else None
+    return Eraser(rig.histories, rig.store, rig.capture, rig.blobs, rig.clock, bucket=bucket)
 
 
 async def recorded_session(rig: Rig, chunks: int = 3) -> None:
@@ -95,6 +98,34 @@ def test_a_chunk_in_work_while_its_session_is_erased_leaves_nothing() -> None:
             assert await slow(sealed, event, session) == Skip("erased")
         assert (await rig.state()).state is State.DESTROYED
         assert objects(rig) == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_a_chunk_in_another_bucket_is_erased_there(anywhere: bool) -> None:
+    """An object is erased in the bucket that the history names; who can't does not say that it is gone."""
+
+    async def scenario() -> None:
+        rig = Rig()
+        await rig.session_with_recorder()
+        here, moved = rig.blobs, MemoryBlobStore(rig.server, "older-chunks")
+        rig.consumer("chunks", rig.subjects.events_of_type("chunk.sealed"))
+        await rig.seal(DATA)
+        rig.blobs = moved
+        async with rig.compressor() as compressor:
+            await settle(rig, rig.runner(rig.chunks(compressor)))
+        (ready,) = await rig.events(ev.ChunkReady)
+        assert isinstance(ready.event, ev.ChunkReady)
+        assert ready.event.bucket == "older-chunks"
+        rig.blobs = here
+        await rig.append(ev.RecorderLost(epoch=1), ev.SessionFailed(code="x"), ev.SessionCleanupStarted())
+        rig.consumer("eraser", rig.subjects.events_of_type("session.cleanup_started"))
+        await settle(rig, rig.runner(eraser(rig, anywhere=anywhere), limits=Limits(max_failures=2)))
+        there = await moved.info(ready.event.object)
+        assert ((await rig.state()).state, there is None) == (
+            (State.DESTROYED, True) if anywhere else (State.ERROR, False)
+        )
 
     asyncio.run(scenario())
 
