@@ -6,7 +6,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager, nullcontext, suppress
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -172,16 +172,27 @@ class _opened:  # noqa: N801 - used as a function
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self._path is None:
             return
-        if kind is None and self._part is not None:
+        try:
+            if kind is None:
+                with _writing(str(self._path)):
+                    self._finish(self._path)
+        except ConfigError as exc:
+            error = exc
+            raise
+        finally:
+            with suppress(OSError):
+                self._file.close()  # flushes; what is wrong with that has been said already
+            if self._part is not None and isinstance(error, ConfigError):
+                with suppress(OSError):
+                    self._part.unlink(missing_ok=True)
+
+    def _finish(self, path: Path) -> None:
+        if self._part is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
-        with suppress(OSError) if kind else nullcontext():
-            self._file.close()  # flushes; what is wrong with that has been said already
-        if kind is None and self._part is not None:
-            self._part.replace(self._path)
-        elif self._part is not None and isinstance(error, ConfigError):
-            with suppress(OSError):
-                self._part.unlink(missing_ok=True)
+        self._file.close()
+        if self._part is not None:
+            self._part.replace(path)
 
 
 def _progress(output: str) -> Progress:

@@ -138,7 +138,7 @@ def record(
         async with connect(made, name="lucid-recorder") as client:
             adapters = client.adapters
             kept = (
-                Spool(Path(made.spool), session, max_bytes=made.spool_max_mib * 1024 * 1024)
+                await Spool.opened(Path(made.spool), session, max_bytes=made.spool_max_mib * 1024 * 1024)
                 if made.spool
                 else None
             )

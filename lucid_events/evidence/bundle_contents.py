@@ -4,6 +4,8 @@ Whoever writes a bundle and whoever checks one sum up the history here, each fro
 them. Keeps about 500 bytes for each chunk that is ready.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from lucid_events.domain import events as ev
@@ -104,16 +106,17 @@ class Contents:
         covered = sorted(i for i, ready in self.ready.items() if ready.sequence < stopped)
         return {index: leaf for leaf, index in enumerate(covered)}
 
-    def proofs(self, chosen: dict[int, ReadyChunk]) -> list[Proof]:
-        """Return the proofs of those chunks that the last manifest covers."""
+    def proofs(self, chosen: dict[int, ReadyChunk]) -> Iterator[Proof]:
+        """Yield the proofs of those chunks that the last manifest covers.
+
+        One at a time: a path grows with the logarithm of the chunks, so all of them take kilobytes a chunk.
+        """
         tree, leaves = ProvingTree(), self.leaves()
         for index in leaves:
             tree.add(self.ready[index].sha256)
-        return [
-            Proof(index=i, leaf=leaves[i], size=tree.size, path=tree.inclusion(leaves[i]))
-            for i in chosen
-            if i in leaves
-        ]
+        for i in chosen:
+            if i in leaves:
+                yield Proof(index=i, leaf=leaves[i], size=tree.size, path=tree.inclusion(leaves[i]))
 
     def proves(self, proof: Proof, root: Digest) -> bool:
         """Return whether `proof` takes the chunk it names to the manifest's root."""

@@ -12,8 +12,10 @@ Within a segment each frame begins where the one before ended. A torn or damaged
 segment: what is behind it counts as not written. Segments are deleted whole, once released.
 """
 
+import asyncio
 import fcntl
 import logging
+import math
 import os
 import re
 import struct
@@ -21,9 +23,10 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from lucid_events.domain.ids import SessionId
 from lucid_events.errors import ConfigError, IntegrityError
@@ -32,7 +35,7 @@ MAGIC = b"LUCIDSP1"
 SEGMENT_BYTES = 8 * 1024 * 1024
 """Unit of deletion. Half doubles the files, twice holds more of a small limit back."""
 FSYNC_INTERVAL_S = 1.0
-"""Between fsyncs under `interval`: what a crash of the host may cost, as the flush interval is."""
+"""Between fsyncs under `interval`, while bytes come; half doubles them, twice loses twice as much."""
 
 Fsync = Literal["never", "interval", "always"]
 
@@ -74,12 +77,14 @@ class Spool:
     Args:
         folder: where the files are; made when missing.
         max_bytes: most bytes on disk; `append` refuses beyond.
-        fsync: `always` after each append, `interval` once a second, `never` leaves it to the system.
-            Against a killed process all three are safe, against a crashed host the first is.
+        fsync: `always` after each append, `never` leaves it to the system; `interval` with the first
+            append a second after the last fsync, so what came since is on the disk with the next append,
+            `sync` or `close`, however long that takes. Against a killed process all three are safe,
+            against a crashed host the first is.
         always: spool every byte before it is sent, not only under pressure.
 
     Raises:
-        ConfigError: the folder can't be written, or another process has this session's spool open.
+        ConfigError: the folder can't be used, or another process has this session's spool open.
     """
 
     def __init__(
@@ -99,21 +104,39 @@ class Spool:
         self._cursor: tuple[Path, int] | None = None
         self._turn = threading.Lock()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / f"{session}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise ConfigError(
-                f"the spool folder {folder} can't be used: {exc.strerror}", folder=str(folder)
-            ) from exc
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            os.close(self._lock)
+            _make_folder(folder, durably=fsync != "never")
+            self._lock = _locked(folder / f"{session}.lock")
+            try:
+                self._segments = self._scan()
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except BlockingIOError as exc:
             raise ConfigError(
                 f"another process is recording {session} with the spool {folder}: stop it first",
                 folder=str(folder),
             ) from exc
-        self._segments = self._scan()
+        except OSError as exc:
+            raise ConfigError(
+                f"the spool folder {folder} can't be used: {exc.strerror}", folder=str(folder)
+            ) from exc
+
+    @classmethod
+    async def opened(cls, folder: Path, session: SessionId, *, max_bytes: int) -> Self:
+        """Open it in a thread: what is in it is read whole, minutes for gigabytes, and beats must go on.
+
+        Raises:
+            ConfigError: as the constructor.
+        """
+        opening = asyncio.create_task(
+            asyncio.to_thread(cls, folder, session, max_bytes=max_bytes), name=f"open the spool of {session}"
+        )
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread goes on: what it opens has to be unlocked for whoever records the session next.
+            opening.add_done_callback(_close_unwanted)
+            raise
 
     @property
     def stored_bytes(self) -> int:
@@ -139,9 +162,10 @@ class Spool:
         return start < at == self.end
 
     def append(self, offset: int, data: bytes | memoryview) -> bool:
-        """Write `data`, the bytes from `offset` on; False when there is no room for it.
+        """Write `data`, the bytes from `offset` on; False when the disk or the limit has no room for it.
 
-        Bytes that are held already are not written again, so repeating it is harmless.
+        Bytes that are held already are not written again, so repeating it is harmless. Of what was
+        refused nothing is held.
         """
         with self._turn:
             view = memoryview(data)
@@ -150,7 +174,7 @@ class Spool:
             return not view or self._write(offset, len(view), view)
 
     def append_gap(self, start: int, end: int) -> bool:
-        """Write down that the bytes from `start` to `end` are missing; taken even when full."""
+        """Write down that the bytes from `start` to `end` are missing; taken even beyond the limit."""
         with self._turn:
             return self._write(start, end - start, None)
 
@@ -184,21 +208,31 @@ class Spool:
         with self._turn:
             while self._segments and self._segments[0].end <= upto:
                 if len(self._segments) == 1:
-                    self._close_segment()
+                    self._close_segment(sync=False)
                 self._segments.pop(0).path.unlink(missing_ok=True)
 
-    def sync(self) -> None:
-        """Return when everything appended is on the disk."""
-        if self._fd is not None:
-            os.fsync(self._fd)
+    def sync(self) -> bool:
+        """Return when everything appended is on the disk; False when the disk does not take it."""
+        with self._turn:
+            try:
+                if self._fd is not None:  # those before it were synced when they were closed
+                    os.fsync(self._fd)
+            except OSError as exc:
+                self._complain(exc)
+                return False
+            return True
 
     def close(self) -> None:
         """Sync, close, unlock; the files of what is not released stay for the next recorder."""
         with self._turn:
-            self._close_segment()
+            try:
+                self._close_segment()
+            except OSError as exc:
+                self._complain(exc)
             if self._lock >= 0:
                 if not self._segments:
-                    (self.folder / f"{self.session}.lock").unlink(missing_ok=True)
+                    with suppress(OSError):
+                        (self.folder / f"{self.session}.lock").unlink(missing_ok=True)
                 os.close(self._lock)
                 self._lock = -1
 
@@ -210,43 +244,77 @@ class Spool:
             return False
         fd, segment = self._fd, self._segments[-1] if self._segments else None
         if fd is None or segment is None or segment.end != offset or segment.size >= self._segment_bytes:
-            fd, segment = self._new_segment(offset)
+            try:
+                fd, segment = self._new_segment(offset)
+            except OSError as exc:
+                self._complain(exc)
+                return False
         head = _FRAME.pack(_GAP if data is None else _DATA, offset, size)
         crc = zlib.crc32(data, zlib.crc32(head)) if data is not None else zlib.crc32(head)
         try:
             _write_all(fd, head + _CRC.pack(crc))
             if data is not None:
                 _write_all(fd, data)
+            self._sync_in_time(fd)
         except OSError as exc:
-            os.ftruncate(fd, segment.size)
-            os.lseek(fd, segment.size, os.SEEK_SET)
-            _log.warning("the spool can't be written", extra={"session": self.session, "reason": str(exc)})
+            self._take_back(fd, segment)
+            self._complain(exc)
             return False
         segment.size += _HEAD_BYTES + length
         segment.end = offset + size
-        now = time.monotonic()
-        if self._fsync == "always" or (
-            self._fsync == "interval" and now - self._synced_at >= FSYNC_INTERVAL_S
-        ):
-            os.fsync(fd)
-            self._synced_at = now
         return True
 
+    def _sync_in_time(self, fd: int) -> None:
+        due_s = {"always": 0.0, "interval": FSYNC_INTERVAL_S, "never": math.inf}[self._fsync]
+        if (now := time.monotonic()) - self._synced_at >= due_s:
+            os.fsync(fd)
+            self._synced_at = now
+
+    def _take_back(self, fd: int, segment: _Segment) -> None:
+        """Cut off a frame that was refused; a segment that can't be cut gets no further one."""
+        try:
+            os.ftruncate(fd, segment.size)
+            os.lseek(fd, segment.size, os.SEEK_SET)
+        except OSError:
+            with suppress(OSError):
+                self._close_segment(sync=False)
+
     def _new_segment(self, offset: int) -> tuple[int, _Segment]:
+        """Begin a segment; after an error there is no open one, and no file of this one.
+
+        Raises:
+            OSError: the disk does not take it, or does not take the end of the one before.
+        """
         self._close_segment()
         path = self.folder / f"{self.session}.{offset:020d}.spool"
-        self._fd = fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        _write_all(fd, MAGIC)
         self._segments = [s for s in self._segments if s.path != path]
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_all(fd, MAGIC)
+            if self._fsync != "never":
+                _sync_folder(self.folder)  # without its name a synced file is gone with the host
+        except BaseException:
+            with suppress(OSError):
+                os.close(fd)
+            with suppress(OSError):
+                path.unlink()
+            raise
+        self._fd = fd
         self._segments.append(_Segment(path, offset, offset, len(MAGIC)))
         return fd, self._segments[-1]
 
-    def _close_segment(self) -> None:
-        if self._fd is not None:
-            if self._fsync != "never":
-                os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = None
+    def _close_segment(self, *, sync: bool = True) -> None:
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        try:
+            if sync and self._fsync != "never":
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _complain(self, exc: OSError) -> None:
+        _log.warning("the spool can't be written", extra={"session": self.session, "reason": str(exc)})
 
     def _scan(self) -> list[_Segment]:
         name = re.compile(re.escape(self.session) + r"\.(\d{20})\.spool")
@@ -277,6 +345,8 @@ def _frames(path: Path, at: int) -> Iterator[tuple[Frame, int]]:
         file.seek(at)
         while len(head := file.read(_HEAD_BYTES)) == _HEAD_BYTES:
             kind, offset, size = _FRAME.unpack_from(head)
+            if kind == _DATA and size > os.fstat(file.fileno()).st_size - at - _HEAD_BYTES:
+                return  # torn, or its length is damaged: no memory for what is not there
             data = file.read(size) if kind == _DATA else b""
             crc = zlib.crc32(data, zlib.crc32(head[: _FRAME.size]))
             if kind not in (_DATA, _GAP) or crc != _CRC.unpack_from(head, _FRAME.size)[0]:
@@ -289,3 +359,44 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def _make_folder(folder: Path, *, durably: bool) -> None:
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing if durably else ():
+        _sync_folder(one.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    """Return a descriptor of the lock file at `path`, which nobody else has locked.
+
+    Raises:
+        BlockingIOError: somebody has.
+        OSError: it can't be opened or locked.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed the file since it was opened: then another has the next one.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _close_unwanted(opening: asyncio.Task[Spool]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()

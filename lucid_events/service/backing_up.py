@@ -32,16 +32,8 @@ from lucid_events.jetstream.snapshots import StreamSnapshot, take_snapshot
 from lucid_events.jetstream.store import INCARNATION
 from lucid_events.jetstream.topology import stream_names
 from lucid_events.service.adapters import Adapters
-from lucid_events.service.backup_files import (
-    FORMAT,
-    BackupFolder,
-    Follower,
-    LogPosition,
-    Manifest,
-    Part,
-    Progress,
-    new_backup,
-)
+from lucid_events.service.backup_files import FORMAT, Follower, LogPosition, Manifest, Part, Progress
+from lucid_events.service.backup_folder import BackupFolder, new_backup
 from lucid_events.subjects import Subjects, object_stream
 
 CHUNK_READY: Final = "chunk.ready"
@@ -85,7 +77,7 @@ async def create_backup(
     """
     subjects = adapters.subjects
     await refuse_half_restored(adapters.connection, subjects)
-    with new_backup(path) as folder:
+    async with new_backup(path) as folder:
         work = _Work(adapters, folder, progress, checkpoint)
         began = adapters.clock.now()
         there = set(await stream_names(adapters.connection))
@@ -124,7 +116,7 @@ async def create_backup(
             missing_buckets_count=len(lost),
             left_out=tuple(sorted(own_streams(subjects, there) - taken)),
         )
-        return Made(path=str(folder.path), sha256=folder.finish(manifest), manifest=manifest)
+        return Made(path=str(folder.path), sha256=await folder.finish(manifest), manifest=manifest)
 
 
 async def named_buckets(adapters: Adapters, upto: int, session: str = "*") -> tuple[int, set[str]]:
@@ -157,7 +149,7 @@ class _Work:
     async def take(self, stream: str) -> StreamSnapshot:
         async with self._folder.archive(stream, self._progress) as archive:
             snapshot = await take_snapshot(self._adapters.connection, stream, archive.write)
-        self.parts.append(self._folder.describe(stream, archive, snapshot))
+        self.parts.append(await self._folder.describe(stream, archive, snapshot))
         await self._checkpoint(f"backup.{stream}")
         return snapshot
 

@@ -4,21 +4,16 @@
     DIR/<stream>/stream.tar.s2          the server's archive, as it came
     DIR/<stream>/backup.json            configuration and state: `nats stream restore DIR/<stream>` reads both
 
-It grows under the name `DIR.partial` and gets its own when everything is on the disk. A process that
-is killed leaves a `.partial` behind, which the next run removes.
+Knows the layout and how to read it; `backup_folder` makes one.
 """
 
 import asyncio
-import fcntl
 import hashlib
-import os
 import re
-import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -36,7 +31,7 @@ MAX_MANIFEST: Final = 64 * 1024 * 1024
 Progress = Callable[[int], None]
 """Told how many more bytes are done."""
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
 class LogPosition(msgspec.Struct, frozen=True):
@@ -99,134 +94,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(part.size for part in self.parts)
 
 
-class ArchiveFile:
-    """An archive that is being written; hashed on the way, in a thread."""
-
-    def __init__(self, file: BinaryIO, progress: Progress) -> None:
-        self._file, self._progress = file, progress
-        self._digest, self.size = hashlib.sha256(), 0
-
-    async def write(self, piece: bytes) -> None:
-        """Take the next piece.
-
-        Raises:
-            ConfigError: the disk does not take it.
-        """
-        try:
-            await asyncio.to_thread(self._write, piece)
-        except OSError as exc:
-            raise _unwritable(Path(self._file.name), exc) from exc
-        self.size += len(piece)
-        self._progress(len(piece))
-
-    def _write(self, piece: bytes) -> None:
-        self._file.write(piece)
-        self._digest.update(piece)
-
-    @property
-    def sha256(self) -> str:
-        """Digest of everything written."""
-        return self._digest.hexdigest()
-
-
-class BackupFolder:
-    """A backup that is being made; `finish` gives it its name. Made by `new_backup`."""
-
-    def __init__(self, path: Path, partial: Path) -> None:
-        self.path, self._partial = path, partial
-
-    @asynccontextmanager
-    async def archive(self, stream: str, progress: Progress) -> AsyncIterator[ArchiveFile]:
-        """Open the archive of `stream` for writing; at the end of the context it is on the disk."""
-        folder = self._partial / stream
-        try:
-            folder.mkdir()
-            with (folder / ARCHIVE).open("xb") as file:
-                yield ArchiveFile(file, progress)
-                await asyncio.to_thread(_settle, file)  # of gigabytes it takes long enough to miss a ping
-        except OSError as exc:
-            raise _unwritable(folder, exc) from exc
-
-    def describe(self, stream: str, archive: ArchiveFile, snapshot: StreamSnapshot) -> Part:
-        """Write what the archive is of, beside it."""
-        text = msgspec.json.format(msgspec.json.encode(snapshot), indent=2)
-        folder = self._partial / stream
-        try:
-            _write_durably(folder / DESCRIPTION, text)
-            _sync_folder(folder)
-        except OSError as exc:
-            raise _unwritable(folder, exc) from exc
-        return Part(
-            stream=stream,
-            size=archive.size,
-            sha256=archive.sha256,
-            description_sha256=hashlib.sha256(text).hexdigest(),
-            messages=snapshot.state["messages"],
-            bytes=snapshot.state["bytes"],
-            last_seq=snapshot.state["last_seq"],
-        )
-
-    def finish(self, manifest: Manifest) -> str:
-        """Write the manifest, give the folder its name, and return the manifest's SHA-256.
-
-        Raises:
-            ConfigError: the disk does not take it, or it is larger than a manifest that is read back.
-        """
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        if len(text) > MAX_MANIFEST:
-            raise ConfigError(
-                f"the manifest of {self.path} has {len(text)} bytes, at most {MAX_MANIFEST} are read: it "
-                f"names {len(manifest.erased)} sessions that were erased meanwhile and "
-                f"{len(manifest.consumers)} consumers; make the backup while less is erased"
-            )
-        try:
-            _write_durably(self._partial / MANIFEST, text)
-            _sync_folder(self._partial)
-            os.rename(self._partial, self.path)
-            _sync_folder(self.path.parent)
-        except OSError as exc:
-            raise _unwritable(self.path, exc) from exc
-        return hashlib.sha256(text).hexdigest()
-
-
-@contextmanager
-def new_backup(path: Path) -> Iterator[BackupFolder]:
-    """Begin a backup at `path`, which must not exist; what an interrupted run left beside it goes.
-
-    Raises:
-        ConfigError: something is there, another process is writing the same, or it can't be written.
-    """
-    path = path.absolute()
-    partial = path.with_name(path.name + ".partial")
-    if path.exists() or path.is_symlink():
-        raise ConfigError(f"{path} exists: a backup is never written over; name another folder")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        folder = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as exc:
-        raise _unwritable(partial, exc) from exc
-    try:
-        _lock(folder, partial, path)
-        yield BackupFolder(path, partial)
-    finally:
-        os.close(folder)
-
-
-def _lock(folder: int, partial: Path, path: Path) -> None:
-    """Take the folder that is being written for ourselves, and empty it."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours, there = os.fstat(folder), os.stat(partial)  # it may have been finished since it was opened
-        if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
-            raise BlockingIOError
-        for left in partial.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-    except (BlockingIOError, FileNotFoundError):
-        raise ConfigError(f"another process is making the backup {path}") from None
-    except OSError as exc:
-        raise _unwritable(partial, exc) from exc
-
-
 def read_manifest(path: Path, *, digest: str = "") -> tuple[Manifest, str]:
     """Return the manifest of the backup at `path` and its SHA-256.
 
@@ -259,10 +126,10 @@ def read_manifest(path: Path, *, digest: str = "") -> tuple[Manifest, str]:
         if number != FORMAT:
             raise ConfigError(f"{place} has format {number}, this version reads {FORMAT}: use a newer lucid")
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise IntegrityError(f"{place} is damaged: {exc}") from exc
     for part in manifest.parts:
-        if _NAME.fullmatch(part.stream) is None:
+        if STREAM_NAME.fullmatch(part.stream) is None:
             raise IntegrityError(f"{place} names a stream {part.stream!r}, which is none")
     return manifest, found
 
@@ -304,7 +171,10 @@ def read_description(path: Path, part: Part) -> StreamSnapshot:
     place = path / part.stream / DESCRIPTION
     text = _whole(place)
     _same(place, part.description_sha256, hashlib.sha256(text).hexdigest())
-    return msgspec.json.decode(text, type=StreamSnapshot)
+    try:
+        return msgspec.json.decode(text, type=StreamSnapshot)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise IntegrityError(f"{place} is damaged: {exc}") from exc
 
 
 async def pieces_of(path: Path, part: Part, progress: Progress) -> AsyncGenerator[bytes, None]:
@@ -344,26 +214,3 @@ def _whole(place: Path) -> bytes:
         return place.read_bytes()
     except OSError as exc:
         raise IntegrityError(f"can't read {place}: {exc.strerror}") from exc
-
-
-def _write_durably(place: Path, text: bytes) -> None:
-    with place.open("xb") as file:
-        file.write(text)
-        _settle(file)
-
-
-def _settle(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unwritable(place: Path, exc: OSError) -> ConfigError:
-    return ConfigError(f"can't write the backup at {place}: {exc.strerror or exc}")

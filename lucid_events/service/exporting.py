@@ -9,8 +9,8 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from lucid_events.domain.ids import SessionId
 from lucid_events.domain.state import Erasure, evolve, initial
 from lucid_events.errors import ConfigError, ContractError, IntegrityError, NotFound
 from lucid_events.evidence import bundle, chain
-from lucid_events.evidence.bundle import Description, Log
+from lucid_events.evidence.bundle import Description, Log, Proof
 from lucid_events.evidence.bundle_contents import Contents, ReadyChunk
 from lucid_events.evidence.bundle_tar import PIECE_BYTES, TarWriter
 from lucid_events.jetstream.connection import StoredMessage
@@ -73,15 +73,19 @@ async def export(
         StoreUnavailable: the server could not be asked.
     """
     part = _part(path)
+    with _writing(path):
+        file = part.open("w+b")
     try:
-        with part.open("w+b") as file:
-            description, erasure = await _write(adapters, session, file, first, last, progress)
-            size, sha256 = await asyncio.to_thread(_settle, file)
-        part.replace(path)
-        _sync_folder(path.parent)
-    except OSError as exc:
-        part.unlink(missing_ok=True)
-        raise ConfigError(f"can't write {path}: {exc.strerror}") from exc
+        try:
+            description, erasure = await _write(adapters, session, _Tar(file, path), first, last, progress)
+            with _writing(path):
+                size, sha256 = await asyncio.to_thread(_settle, file)
+        finally:
+            with suppress(OSError):  # what is wrong with writing it has been said already
+                file.close()
+        with _writing(path):
+            part.replace(path)
+            _sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -100,7 +104,8 @@ async def export_for(
 ) -> Exported:
     """Write a bundle as `export` does, once the history says who takes the session away.
 
-    That event is in the bundle, so exports of one viewer within five minutes are the same bytes and
+    It says which bytes: those of the chunks that were asked for, or all there will be. That event is in
+    the bundle, so exports of one viewer within five minutes are the same bytes and
     later ones are not. A history that can't be read any more is exported without it, which is logged:
     it is then that the bundle is needed.
 
@@ -110,23 +115,39 @@ async def export_for(
     """
     if not await client.store.version(session):
         await client.missing(session)
-    part = "" if first is None and last is None else f" of chunks {first or 0} to {last or 'the last'}"
     try:
-        await client.note_view(session, start=0, end=None, how=f"export{part}")
+        start, end, how = 0, None, "export"
+        if first is not None or last is not None:
+            start, end = await _range(client, session, first, last)
+            how = f"export of chunks {first or 0} to {'the last' if last is None else last}"
+        await client.note_view(session, start=start, end=end, how=how)
     except (ContractError, IntegrityError) as exc:
         _log.warning("an export is not in the history", extra={"session": session, "reason": exc.message})
     return await export(client.adapters, session, path, first=first, last=last, progress=progress)
 
 
+async def _range(
+    client: Client, session: SessionId, first: int | None, last: int | None
+) -> tuple[int, int | None]:
+    """Return the offsets of the first byte of those chunks, and of the one behind their last."""
+    chosen = [
+        chunk.sealed
+        for index, chunk in (await client.player.contents(session)).chunks.items()
+        if chunk.state == "ready" and (first is None or first <= index) and (last is None or index <= last)
+    ]
+    if not chosen:
+        return 0, None  # nothing will be handed out: the export says what is wrong with the bounds
+    return min(one.offset for one in chosen), max(one.offset + one.size for one in chosen)
+
+
 async def _write(
     adapters: Adapters,
     session: SessionId,
-    file: BinaryIO,
+    tar: TarWriter,
     first: int | None,
     last: int | None,
     progress: Progress,
 ) -> tuple[Description, Erasure | None]:
-    tar = TarWriter(file)
     tar.add(bundle.README, readme())
     contents, erasure = await _events(adapters, session, tar)
     chosen = contents.chosen(first, last)
@@ -136,12 +157,23 @@ async def _write(
     tar.add(bundle.DESCRIPTION, bundle.encoded(description))
     if contents.manifest is not None:
         tar.add(bundle.MANIFEST, contents.manifest)
-    if proofs := contents.proofs(chosen):
-        tar.add(bundle.PROOFS, b"".join(map(bundle.encoded, proofs)))
+    await asyncio.to_thread(_prove, tar, contents.proofs(chosen))
     for index, ready in chosen.items():
         await _chunk(tar, session, index, ready, adapters.bucket(ready.bucket), progress)
     tar.finish()
     return description, erasure
+
+
+def _prove(tar: TarWriter, proofs: Iterable[Proof]) -> None:
+    """Write the proofs, one at a time; without any there is no such member."""
+    begun = False
+    for proof in proofs:
+        if not begun:
+            tar.begin(bundle.PROOFS)
+            begun = True
+        tar.write(bundle.encoded(proof))
+    if begun:
+        tar.end()
 
 
 async def _events(adapters: Adapters, session: SessionId, tar: TarWriter) -> tuple[Contents, Erasure | None]:
@@ -211,6 +243,38 @@ async def _chunk(
             session=session,
             index=index,
         )
+
+
+class _Tar(TarWriter):
+    """Tells what goes wrong with the file at `path` from what goes wrong with the server meanwhile."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__(file)
+        self._path = path
+
+    def begin(self, name: str) -> None:
+        with _writing(self._path):
+            super().begin(name)
+
+    def write(self, data: bytes) -> None:
+        with _writing(self._path):
+            super().write(data)
+
+    def end(self) -> str:
+        with _writing(self._path):
+            return super().end()
+
+    def finish(self) -> None:
+        with _writing(self._path):
+            super().finish()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigError(f"can't write {path}: {exc.strerror or exc}") from exc
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from lucid_events.config import Settings
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State, triggers_from
 from lucid_events.domain.values import MIB
-from lucid_events.errors import CommandRejected, Fenced, LucidError, NotFound, NotReady
+from lucid_events.errors import CommandRejected, LucidError, NotFound, NotReady
 from lucid_events.recorder import PushSource, RecorderOptions, Recording, Refused, Source, Spool
 from lucid_events.service.client import Client
 
@@ -122,7 +122,7 @@ class Hosted:
             level = logging.INFO if isinstance(exc, CommandRejected | NotFound) else logging.WARNING
             _log.log(level, "recording ended", extra={"session": self.session, "reason": exc.message})
         except Exception:  # noqa: BLE001 - the edge of a session: its bug must not end the others
-            self.error = Fenced(f"the recorder of {self.session} met a bug: the log says which")
+            self.error = LucidError(f"the recorder of {self.session} met a bug: the log says which")
             _log.exception("a recording met a bug", extra={"session": self.session})
         else:
             extra = {"session": self.session, "bytes": totals.bytes, "chunks": totals.chunks}
@@ -291,15 +291,25 @@ class Recorders:
         await asyncio.gather(*(one.end(within_s=within_s) for one in hosted))
 
     async def _record(self, session: SessionId, source: Source, actor: str) -> Hosted:
-        if self._closing:
-            raise NotReady("this process is about to end: ask again in a moment", session=session)
+        self._refuse_when_closing(session)
         if found := self.find(session):
             raise CommandRejected(
                 f"session {session} is recorded here already, from {found.source.name}",
                 reason="recorder_alive",
                 state=str(found.recording.state),
             )
-        hosted = Hosted(session, source, self._recording(session, source, actor))
+        # Whoever pushes still has the bytes that are not acknowledged; a screen has not.
+        spool, folder = None, self._settings.spool
+        if folder and not isinstance(source, PushSource):
+            spool = await Spool.opened(Path(folder), session, max_bytes=self._settings.spool_max_mib * MIB)
+        try:
+            self._refuse_when_closing(session)  # once more: `close` ends only what runs when it is called
+            recording = self._recording(session, source, actor, spool)
+        except BaseException:
+            if spool:
+                spool.close()
+            raise
+        hosted = Hosted(session, source, recording)
         self._hosted[session] = hosted
         hosted.run(self._ended)
         try:
@@ -308,6 +318,10 @@ class Recorders:
             await hosted.end(within_s=0)
             raise
         return hosted
+
+    def _refuse_when_closing(self, session: SessionId) -> None:
+        if self._closing:
+            raise NotReady("this process is about to end: ask again in a moment", session=session)
 
     async def _elsewhere(self, session: SessionId, refused: CommandRejected) -> CommandRejected:
         """Return the refusal as it is told to who pushes: their bytes go to the recorder there is."""
@@ -325,11 +339,8 @@ class Recorders:
             return view.recorder.recorder if view.recorder else None
         return None
 
-    def _recording(self, session: SessionId, source: Source, actor: str) -> Recording:
-        adapters, settings = self._client.adapters, self._settings
-        pushed = isinstance(source, PushSource)
-        # Whoever pushes still has the bytes that are not acknowledged; a screen has not.
-        spool = _spool(settings, session) if settings.spool and not pushed else None
+    def _recording(self, session: SessionId, source: Source, actor: str, spool: Spool | None) -> Recording:
+        adapters = self._client.adapters
         return Recording(
             session,
             source,
@@ -339,7 +350,7 @@ class Recorders:
             clock=adapters.clock,
             subjects=adapters.subjects,
             history=adapters.store,
-            options=recorder_options(settings),
+            options=recorder_options(self._settings),
             spool=spool,
         )
 
@@ -387,7 +398,3 @@ async def hosting(client: Client, *, shutdown_s: float) -> AsyncIterator[Recorde
         yield recorders
     finally:
         await recorders.close(within_s=shutdown_s)
-
-
-def _spool(settings: Settings, session: SessionId) -> Spool:
-    return Spool(Path(settings.spool), session, max_bytes=settings.spool_max_mib * MIB)

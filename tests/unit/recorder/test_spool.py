@@ -1,8 +1,15 @@
 """The spool: what it holds after a crash, and what it costs."""
 
 import asyncio
+import errno
+import fcntl
+import os
 import random
+import resource
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,16 +19,47 @@ from lucid_events.domain import events as ev
 from lucid_events.errors import ConfigError, IntegrityError, StoreUnavailable
 from lucid_events.memory import MemoryServer
 from lucid_events.recorder import NoSource, Spool
+from lucid_events.recorder.spool import Fsync
 from tests.unit.recorder.rig import FAST, SID, Bytes, Service, eventually, finished
 
 MIB = 1024 * 1024
 
 
 def spool(
-    folder: Path, *, max_bytes: int = 64 * MIB, segment_bytes: int = MIB, always: bool = False
+    folder: Path,
+    *,
+    max_bytes: int = 64 * MIB,
+    segment_bytes: int = MIB,
+    always: bool = False,
+    fsync: Fsync = "never",
 ) -> Spool:
     """Open the test session's spool."""
-    return Spool(folder, SID, max_bytes=max_bytes, segment_bytes=segment_bytes, always=always, fsync="never")
+    return Spool(folder, SID, max_bytes=max_bytes, segment_bytes=segment_bytes, always=always, fsync=fsync)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Have the system refuse what makes a file larger, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class Disk:
+    """`os.fsync` of a disk that can be told to fail; keeps what was synced, by inode."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.synced: list[int] = []
+        self.broken = False
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, "broken")
+        self.synced.append(os.fstat(descriptor).st_ino)
 
 
 def contents(spool: Spool, start: int) -> bytes:
@@ -120,6 +158,193 @@ def test_a_gap_is_kept_as_a_gap(tmp_path: Path) -> None:
     assert contents(again, 0) == b"ab--------cd"
     assert again.read(2).data is None
     again.close()
+
+
+def held_after(first: Spool, folder: Path) -> bytes:
+    """Return what the next recorder finds when the one of `first` ends now."""
+    first.close()
+    again = spool(folder)
+    try:
+        return contents(again, again.start)
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize("room", [0, 4])
+def test_a_segment_that_can_not_begin_is_refused(tmp_path: Path, room: int) -> None:
+    """A disk without room for a segment's head says so, and what is taken afterwards is held."""
+    held = spool(tmp_path, segment_bytes=50)
+    assert held.append(0, b"a" * 50)
+    with files_of_at_most(room):
+        assert not held.append(50, b"b" * 50)
+    assert (held.end, len(list(tmp_path.glob("*.spool")))) == (50, 1)
+    assert held.append(50, b"b" * 50)
+    assert held_after(held, tmp_path) == b"a" * 50 + b"b" * 50
+
+
+def test_a_segment_that_can_not_be_opened_is_refused(tmp_path: Path) -> None:
+    """Whatever stands where a segment belongs, append returns False, and takes the bytes once it is gone."""
+    held = spool(tmp_path)
+    in_the_way = tmp_path / f"{SID}.{0:020d}.spool"
+    in_the_way.mkdir()
+    assert not held.append(0, b"bytes")
+    in_the_way.rmdir()
+    assert held.append(0, b"bytes")
+    assert held_after(held, tmp_path) == b"bytes"
+
+
+def test_a_frame_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A frame the disk took a part of is cut off, and the next one stands in its place."""
+    held = spool(tmp_path)
+    assert held.append(0, b"first ")
+    with files_of_at_most(held.stored_bytes + 25):
+        assert not held.append(6, b"second" * 10)
+    assert held.append(6, b"second")
+    assert held_after(held, tmp_path) == b"first second"
+
+
+def test_a_frame_that_can_not_be_cut_off_ends_its_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where even cutting fails, what comes next goes to another segment and not behind the remains."""
+
+    def refuse(_fd: int, _size: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    held = spool(tmp_path)
+    assert held.append(0, b"first ")
+    with monkeypatch.context() as broken, files_of_at_most(held.stored_bytes + 25):
+        broken.setattr(os, "ftruncate", refuse)
+        assert not held.append(6, b"second" * 10)
+    assert held.append(6, b"second")
+    assert held_after(held, tmp_path) == b"first second"
+
+
+def test_what_can_not_be_synced_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `always` bytes that a crash may take were not taken; neither `sync` nor `close` breaks off."""
+    disk = Disk(monkeypatch)
+    held = spool(tmp_path, fsync="always")
+    assert held.append(0, b"first ")
+    disk.broken = True
+    assert not held.append(6, b"second")
+    assert not held.sync()
+    assert held.end == 6
+    assert held_after(held, tmp_path) == b"first "
+
+
+def test_a_length_that_is_damaged_ends_its_segment(tmp_path: Path) -> None:
+    """A frame that claims more than the file has counts as torn: nobody makes room for its claim."""
+    for size in (2**62, 2**64 - 1, 2**40):
+        first = spool(tmp_path)
+        first.append(0, b"good")
+        at = first.stored_bytes
+        first.append(4, b"damaged")
+        first.close()
+        path = next(tmp_path.glob("*.spool"))
+        raw = bytearray(path.read_bytes())
+        raw[at + 9 : at + 17] = size.to_bytes(8, "big")
+        path.write_bytes(raw)
+        again = spool(tmp_path)
+        assert (again.end, contents(again, 0)) == (4, b"good")
+        again.release(4)
+        again.close()
+
+
+def test_the_name_of_a_segment_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crashed host forgets files whose folder was not synced; folders made on the way are no exception."""
+    disk = Disk(monkeypatch)
+    folder = tmp_path / "made" / "here"
+    held = spool(folder, fsync="always")
+    assert set(disk.synced) == {tmp_path.stat().st_ino, folder.parent.stat().st_ino}
+    for offset, expected in ((0, True), (10, False)):
+        disk.synced.clear()
+        assert held.append(offset, b"x" * 10)
+        assert (folder.stat().st_ino in disk.synced) is expected
+    held.close()
+    disk.synced.clear()
+    unsynced = spool(tmp_path / "never", fsync="never")
+    unsynced.append(0, b"x")
+    unsynced.close()
+    assert disk.synced == []
+
+
+def test_a_sync_ends_before_its_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever closes meanwhile waits: the descriptor would be nobody's, or soon another file's."""
+    held = spool(tmp_path)
+    held.append(0, b"bytes")
+    closing = threading.Thread(target=held.close)
+    synced: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        closing.start()
+        closing.join(timeout=0.2)  # it has not ended after any time; without the lock it has at once
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert held.sync()
+    closing.join()
+    assert len(synced) == 1
+    assert held.sync()
+
+
+def test_a_lock_file_that_was_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opened the lock file before its holder removed it takes the new one: two never hold the spool."""
+    first = spool(tmp_path)
+    flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        first.close()  # between opening the file and locking it
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = spool(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="another process"):
+        spool(tmp_path)
+    second.close()
+
+
+def test_a_spool_that_can_not_be_read_is_not_locked(tmp_path: Path) -> None:
+    """A segment nobody can read is a setting's fault, and whoever mends it can go on in this process."""
+    in_the_way = tmp_path / f"{SID}.{0:020d}.spool"
+    in_the_way.mkdir()
+    with pytest.raises(ConfigError, match="can't be used"):
+        spool(tmp_path)
+    in_the_way.rmdir()
+    spool(tmp_path).close()
+
+
+class Slow(Spool):
+    """A spool whose opening takes until `go` is set."""
+
+    go = threading.Event()
+
+    def __init__(self, folder: Path, *args: object, **more: object) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert self.go.wait(10)
+        super().__init__(folder, SID, max_bytes=MIB)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_opening_keeps_nobody_waiting(tmp_path: Path, wanted: bool) -> None:
+    """It is read in a thread; given up meanwhile, it is unlocked for whoever is next."""
+
+    async def scenario() -> None:
+        Slow.go.clear()
+        opening = asyncio.create_task(Slow.opened(tmp_path, SID, max_bytes=MIB))
+        await asyncio.sleep(0)
+        if not wanted:
+            await asyncio.sleep(0)  # into the thread
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            assert opening.cancelled()
+        Slow.go.set()
+        if wanted:
+            (await opening).close()
+        await eventually(lambda: len(asyncio.all_tasks()) == 1)
+
+    asyncio.run(scenario())
+    spool(tmp_path).close()
 
 
 def test_an_outage_goes_through_the_spool(tmp_path: Path, rng: random.Random) -> None:
