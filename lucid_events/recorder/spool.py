@@ -3,10 +3,7 @@
 A folder holds, per session, a lock and segments named by the offset they begin at:
 
     <session>.lock
-    <session>.<offset, 20 digits>.spool      "LUCIDSP1", then frames
-
-    frame  = kind (1 byte: D or G)  offset (8)  length (8)  CRC-32 (4)  data
-             big endian; the CRC covers the 17 bytes before it and the data; G is a gap, without data
+    <session>.<offset, 20 digits>.spool      a segment: frames, as `spool_frames.py` draws them
 
 Within a segment each frame begins where the one before ended. A torn or damaged frame ends its
 segment: what is behind it counts as not written. Segments are deleted whole, once released.
@@ -18,11 +15,8 @@ import logging
 import math
 import os
 import re
-import struct
 import threading
 import time
-import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +24,8 @@ from typing import Literal, Self
 
 from lucid_events.domain.ids import SessionId
 from lucid_events.errors import ConfigError, IntegrityError
+from lucid_events.recorder.spool_frames import HEAD_BYTES, MAGIC, Frame, frames, head_of
 
-MAGIC = b"LUCIDSP1"
 SEGMENT_BYTES = 8 * 1024 * 1024
 """Unit of deletion. Half doubles the files, twice holds more of a small limit back."""
 FSYNC_INTERVAL_S = 1.0
@@ -39,26 +33,7 @@ FSYNC_INTERVAL_S = 1.0
 
 Fsync = Literal["never", "interval", "always"]
 
-_FRAME = struct.Struct(">cQQ")
-_CRC = struct.Struct(">I")
-_HEAD_BYTES = _FRAME.size + _CRC.size
-_DATA, _GAP = b"D", b"G"
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Bytes from `offset` on; `data` is None for a gap of `size` bytes."""
-
-    offset: int
-    size: int
-    data: bytes | None
-
-    @property
-    def end(self) -> int:
-        """Offset behind it."""
-        return self.offset + self.size
 
 
 @dataclass(slots=True)
@@ -190,7 +165,7 @@ class Spool:
             raise IntegrityError(f"the spool of {self.session} does not hold byte {offset}", offset=offset)
         at = self._cursor[1] if self._cursor and self._cursor[0] == segment.path else len(MAGIC)
         for attempt_at in dict.fromkeys((at, len(MAGIC))):
-            for frame, behind in _frames(segment.path, attempt_at):
+            for frame, behind in frames(segment.path, attempt_at):
                 if frame.offset > offset:
                     break  # the cursor was ahead: begin again
                 if offset < frame.end:
@@ -240,7 +215,7 @@ class Spool:
         if self._lock < 0:
             return False  # closed: a thread that was still on its way comes too late
         length = 0 if data is None else size
-        if data is not None and self.stored_bytes + _HEAD_BYTES + length > self.max_bytes:
+        if data is not None and self.stored_bytes + HEAD_BYTES + length > self.max_bytes:
             return False
         fd, segment = self._fd, self._segments[-1] if self._segments else None
         if fd is None or segment is None or segment.end != offset or segment.size >= self._segment_bytes:
@@ -249,10 +224,8 @@ class Spool:
             except OSError as exc:
                 self._complain(exc)
                 return False
-        head = _FRAME.pack(_GAP if data is None else _DATA, offset, size)
-        crc = zlib.crc32(data, zlib.crc32(head)) if data is not None else zlib.crc32(head)
         try:
-            _write_all(fd, head + _CRC.pack(crc))
+            _write_all(fd, head_of(offset, size, data))
             if data is not None:
                 _write_all(fd, data)
             self._sync_in_time(fd)
@@ -260,7 +233,7 @@ class Spool:
             self._take_back(fd, segment)
             self._complain(exc)
             return False
-        segment.size += _HEAD_BYTES + length
+        segment.size += HEAD_BYTES + length
         segment.end = offset + size
         return True
 
@@ -324,7 +297,7 @@ class Spool:
             if match is None:
                 continue
             segment = _Segment(path, int(match[1]), int(match[1]), len(MAGIC))
-            for frame, behind in _frames(path, len(MAGIC)):
+            for frame, behind in frames(path, len(MAGIC)):
                 segment.end, segment.size = frame.end, behind
             if path.stat().st_size > segment.size:
                 _log.warning(
@@ -335,24 +308,6 @@ class Spool:
             else:
                 path.unlink()
         return found
-
-
-def _frames(path: Path, at: int) -> Iterator[tuple[Frame, int]]:
-    """Yield (frame, file position behind it) from file position `at` on, as long as they are whole."""
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return
-        file.seek(at)
-        while len(head := file.read(_HEAD_BYTES)) == _HEAD_BYTES:
-            kind, offset, size = _FRAME.unpack_from(head)
-            if kind == _DATA and size > os.fstat(file.fileno()).st_size - at - _HEAD_BYTES:
-                return  # torn, or its length is damaged: no memory for what is not there
-            data = file.read(size) if kind == _DATA else b""
-            crc = zlib.crc32(data, zlib.crc32(head[: _FRAME.size]))
-            if kind not in (_DATA, _GAP) or crc != _CRC.unpack_from(head, _FRAME.size)[0]:
-                return
-            at += _HEAD_BYTES + len(data)
-            yield Frame(offset, size, data if kind == _DATA else None), at
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> None:
