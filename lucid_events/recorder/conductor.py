@@ -171,9 +171,12 @@ class Conductor:
             # What the source still holds can only be sealed once the session takes bytes again.
             await self._ask_to_stop(reason)
         if reason != "end":
-            await self._source.stop()
-            while block := await self._source.read():
-                await self._put(block)
+            try:
+                await self._source.stop()
+                while block := await self._source.read():
+                    await self._put(block)
+            except OSError as exc:
+                await self._give_up(exc)
         await self._drain(reason)
         if self._state is not State.STOPPING:
             await self._ask_to_stop(reason)

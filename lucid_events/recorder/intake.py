@@ -126,6 +126,7 @@ class Intake:
         if self._gaps and self._gaps[0].start == self.position:
             gap = self._gaps.popleft()
             self.position = gap.end
+            self._caught_up()
             return gap
         if self._memory and self._memory[0][0] == self.position:
             _, block = self._memory.popleft()
@@ -146,18 +147,17 @@ class Intake:
         return data
 
     def save(self) -> bool:
-        """Bring all that is not acknowledged to the disk, at once; False when it can't be kept."""
+        """Bring all that is not acknowledged to the disk, at once; False when some of it can't be kept."""
         if self._spool is None:
-            return False
+            return not any(data for _, data in (*self._held(), *self._memory, (self.end, self.in_hand)))
         complete = all(
             self._spool.append(offset, data)
             for offset, data in self._unsaved(self._spool, (self.end, self.in_hand))
         )
         for gap in self._gaps:
             if gap.start >= self._spool.end:
-                self._spool.append_gap(gap.start, gap.end)
-        self._spool.sync()
-        return complete
+                complete = self._spool.append_gap(gap.start, gap.end) and complete
+        return self._spool.sync() and complete
 
     def release(self, upto: int) -> None:
         """Forget local copies of bytes below `upto`, which are stored and verified."""

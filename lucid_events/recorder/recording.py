@@ -180,10 +180,26 @@ class Recording:
         try:
             return await self._run()
         finally:
-            await self._source.close()
+            # First what is not stored yet: closing a source may fail or take its time.
+            try:
+                self._save()
+            finally:
+                await self._source.close()
+
+    def _save(self) -> None:
+        """Leave to the next recorder, in the spool, what is not stored; say what there is no spool for."""
+        try:
+            if self._intake and not self._intake.save():
+                _log.error(
+                    "bytes that were read are neither stored nor in a spool",
+                    extra={
+                        "session": self._session,
+                        "offset": self.acked_upto,
+                        "bytes": self.taken_upto - self.acked_upto,
+                    },
+                )
+        finally:
             if self._spool:
-                if self._intake:
-                    self._intake.save()
                 self._spool.close()
 
     async def _run(self) -> Totals:
@@ -306,15 +322,17 @@ class Recording:
         """Bring each change of step into the history, in order, as soon as somebody takes it."""
         while True:
             await self._moved.until(lambda: self._steps)
-            step, reason = self._steps[0]
+            step, reason = self._steps.popleft()
             slow = Slow(epoch=epoch, offset=writer.acked_upto, step=step, reason=reason)
-            try:
-                await self._commands.send(self._session, slow)
-            except (StoreUnavailable, AppendUncertain):
-                continue  # `send` has waited between its attempts
-            except CommandRejected as exc:
-                _log.info("not told", extra={"session": self._session, "reason": exc.message})
-            self._steps.popleft()
+            told = False
+            while not told:
+                try:
+                    await self._commands.send(self._session, slow)
+                except (StoreUnavailable, AppendUncertain):
+                    continue  # `send` has waited between its attempts
+                except CommandRejected as exc:
+                    _log.info("not told", extra={"session": self._session, "reason": exc.message})
+                told = True
 
     def _stepped(self, step: Step, reason: str) -> None:
         _log.warning("pressure", extra={"session": self._session, "step": step, "reason": reason})

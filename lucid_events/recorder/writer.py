@@ -57,7 +57,7 @@ class Piece:
     chunk: Chunk
     offset: int
     data: bytes | memoryview
-    sha256: str
+    sha256: str = ""
     sequence: int = 0
     flying: bool = False
     maybe_stored: bool = False
@@ -129,10 +129,8 @@ class CaptureWriter:
 
     def held(self) -> Iterator[tuple[int, bytes | memoryview]]:
         """Yield (offset, bytes) of all that was taken from the intake and is not acknowledged."""
-        at = self.acked_upto
         for piece in self._held.values():
             yield piece.offset, piece.data
-            at = piece.offset + len(piece.data)
         at = self._cutter.end - sum(len(block) for block in self._cutter.gathered)
         for block in self._cutter.gathered:
             yield at, block
@@ -200,12 +198,13 @@ class CaptureWriter:
             chunk = self._chunk = Chunk(cut.n, cut.offset, cut.chunk_started_at, cut.ended_at)
             self.line.append(chunk)
         if cut.data:
-            await self._hash(chunk, cut.data)
-            piece = Piece(chunk, cut.offset, cut.data, chunk.sha256)
+            piece = Piece(chunk, cut.offset, cut.data)
             if not self._held:
                 self._moved_at = self._clock.now()
+            # Held before it is hashed: meanwhile it is nowhere else, and may have to be saved.
             self._held[cut.offset] = piece
             self.held_bytes += len(cut.data)
+            piece.sha256 = await self._hash(chunk, cut.data)
             chunk.waiting += 1
             chunk.size += len(cut.data)
             chunk.ended_at, chunk.tail = cut.ended_at, piece
@@ -218,12 +217,13 @@ class CaptureWriter:
             # All of it may have been acknowledged long ago: then nothing else wakes the sealer.
             self._moved.notify()
 
-    async def _hash(self, chunk: Chunk, data: bytes | memoryview) -> None:
+    async def _hash(self, chunk: Chunk, data: bytes | memoryview) -> str:
         if len(data) >= self._options.hash_off_loop_bytes:
             await asyncio.to_thread(chunk.digest.update, data)
         else:
             chunk.digest.update(data)
         chunk.sha256 = chunk.digest.hexdigest()
+        return chunk.sha256
 
     async def _leave_gap(self, gap: Missing) -> None:
         self._cutter.close("pressure")

@@ -35,10 +35,16 @@ def can_wait(fd: int) -> bool:
     return not stat.S_ISREG(os.fstat(fd).st_mode)
 
 
-async def read_ready(fd: int, limit: int = PIPE_BYTES) -> bytes:
+async def read_ready(fd: int, limit: int = PIPE_BYTES, *, terminal: bool = False) -> bytes:
     """Return what is there, waiting for the first byte; `b""` at the end.
 
     Cancelled while it waits, it has read nothing.
+
+    Args:
+        terminal: `fd` is one, or the program's side of one: gone with whoever was at its other end.
+
+    Raises:
+        OSError: it can't be read.
     """
     if not _ready(fd, select.POLLIN):
         await _wait(fd, reading=True)
@@ -47,7 +53,8 @@ async def read_ready(fd: int, limit: int = PIPE_BYTES) -> bytes:
     try:
         return os.read(fd, limit)
     except OSError as exc:
-        if exc.errno == errno.EIO:  # a pseudo-terminal whose last program has gone (Linux)
+        # What Linux says of a terminal whose other end has gone; of a disk it is what it says.
+        if terminal and exc.errno == errno.EIO:
             return b""
         raise
 

@@ -225,7 +225,7 @@ class TerminalSource:
 
     async def _pump_output(self, master: int, cast: asciicast.Cast) -> None:
         try:
-            while block := await descriptors.read_ready(master, READ_BYTES):
+            while block := await descriptors.read_ready(master, READ_BYTES, terminal=True):
                 if self._user_out is not None:
                     try:
                         await asyncio.to_thread(_show, self._user_out, block)
@@ -245,7 +245,7 @@ class TerminalSource:
         waits = descriptors.can_wait(user)
         try:
             while block := (
-                await descriptors.read_ready(user, READ_BYTES)
+                await descriptors.read_ready(user, READ_BYTES, terminal=True)
                 if waits
                 else await asyncio.to_thread(os.read, user, READ_BYTES)
             ):
