@@ -2,9 +2,9 @@
 
     python -m bench [--only NAME …] [--runs 5] [--quick] [--json] [--write docs/performance.md]
 
-Names: record, script, objects, commands, latency, replay, verify, http. Fails on nothing but lost bytes:
-figures of a shared machine are no test. `--write` puts the table into the page between its markers and leaves
-the rest as it is.
+Names: record, script, objects, commands, latency, replay, verify, http, faust. Fails on nothing but lost
+bytes: figures of a shared machine are no test. `--write` puts the table into the page between its markers and
+leaves the rest as it is.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import uvloop
 
-from bench import commands, http_load, objects, recordings, replays, verify
+from bench import commands, faust, http_load, objects, recordings, replays, verify
 from bench.measure import Outcome, table
 from bench.page import write
 
-NAMES = ("record", "script", "objects", "commands", "latency", "replay", "verify", "http")
+NAMES = ("record", "script", "objects", "commands", "latency", "replay", "verify", "http", "faust")
 
 
 async def measure(names: list[str], *, runs: int, quick: bool) -> list[Outcome]:
@@ -37,6 +37,8 @@ async def measure(names: list[str], *, runs: int, quick: bool) -> list[Outcome]:
         found += await verify.measure(runs=runs, mib=64 if quick else 1024)
     if "http" in names:
         found += await http_load.measure(runs=runs, quick=quick)
+    if "faust" in names:
+        found += await faust.measure(runs=runs, quick=quick)
     return found
 
 

@@ -5,7 +5,8 @@
 Targets: an agent reads at least 0.8 times as fast as nats-py's own pull loop; tables written exactly
 once are at least 3 times as fast as at least once, with few keys (most changes of a commit overwrite one
 another) and with as many as fill a commit in turn (none does: every change is stored); 100,000 keys load
-at 15,000 a second, or 4 times as fast as by Faust's own recovery over the same driver.
+at 15,000 a second, or 4 times as fast as by Faust's own recovery over the same driver. Also part of
+`python -m bench`, as `--only faust`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import nats
 import uvloop
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from bench.bounds import Either
 from bench.measure import Outcome, Target, in_turns, table
 from lucid_events.faust_nats import create_app, running
 from lucid_events.faust_nats.link import Link, Outgoing
@@ -201,9 +203,11 @@ async def _server() -> AsyncIterator[str]:
             yield server.url
 
 
-async def measure(*, runs: int, events: int, keys: int) -> list[Outcome]:
+async def measure(*, runs: int, quick: bool) -> list[Outcome]:
     """Measure all of them, each in turn with its rival."""
-    found = []
+    logging.getLogger().setLevel(logging.ERROR)
+    events, keys = (2000, 5000) if quick else (20_000, 100_000)
+    found: list[Outcome] = []
     async with _server() as url:
         few, many = Ground(url, events, FEW), Ground(url, events, MANY)
 
@@ -224,7 +228,7 @@ async def measure(*, runs: int, events: int, keys: int) -> list[Outcome]:
     async with _server() as url:
         changelog = Changelog(url, keys)
         await changelog.fill()
-        outcome = Outcome("faust table load", "Faust's recovery", Target(), keys, "keys/s")
+        outcome = Either("faust table load", "Faust's recovery", Target(least=4), keys, "keys/s", rate=15_000)
         found.append(
             await in_turns(
                 outcome,
@@ -241,10 +245,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="runs of each side (default 3)")
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that it works")
     asked = parser.parse_args()
-    logging.getLogger().setLevel(logging.ERROR)
-    sizes = {"events": 2000, "keys": 5000} if asked.quick else {"events": 20_000, "keys": 100_000}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(table(runner.run(measure(runs=asked.runs, **sizes))))
+        print(table(runner.run(measure(runs=asked.runs, quick=asked.quick))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of a recorder, a worker and the service while one long recording goes through.
+"""Peak memory while one long recording goes through: recorder, worker, service; then of its audit.
 
     python -m bench.memory [--gib 2] [--folder DIR]
 
@@ -21,7 +21,7 @@ from tests.end_to_end.processes import Running
 
 MIB = 1024 * 1024
 MOST_MIB = 200
-"""What a recorder and a worker may each have resident, at default settings."""
+"""What a recorder, a worker and an audit may each have resident, at default settings."""
 LOOK_S = 0.1
 DEFAULTS = {
     "LUCID_BEAT_INTERVAL": "5",
@@ -46,7 +46,7 @@ def feed(descriptor: int, size: int) -> None:
 
 
 def measure(folder: Path, size: int) -> tuple[dict[str, int], float]:
-    """Return the peak resident bytes of each process, and the seconds it took."""
+    """Return the peak resident bytes of each process, and the seconds the recording took."""
     reading, writing = os.pipe()
     with Pipeline(folder, DEFAULTS, without=["chunks"]) as pipeline:
         worker = pipeline.spawn("worker", "--only", "chunks")
@@ -58,15 +58,22 @@ def measure(folder: Path, size: int) -> tuple[dict[str, int], float]:
         assert pipeline.service is not None
         watched: dict[str, Running] = {"record": recorder, "worker": worker, "up": pipeline.service}
         peaks = dict.fromkeys(watched, 0)
-        while recorder.code is None:
-            for name, process in watched.items():
-                with suppress(OSError, StopIteration):  # it has just ended
-                    peaks[name] = max(peaks[name], process.peak_bytes)
-            time.sleep(LOOK_S)
+        watch(recorder, watched, peaks)
         feeder.join()
         seconds = time.monotonic() - began
-        assert recorder.code == 0, recorder.err
+        auditor = pipeline.spawn("audit", "verify", "long")
+        watch(auditor, {"verify": auditor}, peaks)
     return peaks, seconds
+
+
+def watch(until: Running, watched: dict[str, Running], peaks: dict[str, int]) -> None:
+    """Note the peaks of all that is `watched`, till one of them has ended well."""
+    while until.code is None:
+        for name, process in watched.items():
+            with suppress(OSError, StopIteration):  # it has just ended
+                peaks[name] = max(peaks.get(name, 0), process.peak_bytes)
+        time.sleep(LOOK_S)
+    assert until.code == 0, until.err
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from bench.bounds import Either
 from bench.measure import Outcome, Target, in_turns
 from bench.stage import Stage, staged
 from lucid_events.domain import events as ev
@@ -131,5 +132,10 @@ async def measure(*, runs: int, events: int) -> list[Outcome]:
     """Measure events per second on a log of `events`."""
     async with staged() as stage:
         await fill(stage, events)
-        outcome = Outcome("replay", "nats-py next_msg, no decoding", Target(least=1.5), events, "/s")
-        return [await in_turns(outcome, Ours(stage, events).run, Theirs(stage, events).run, runs=runs)]
+        rival = "nats-py next_msg, no decoding"
+        found = Outcome("replay", rival, Target(least=1.5), events, "/s")
+        await in_turns(found, Ours(stage, events).run, Theirs(stage, events).run, runs=runs)
+        # The same runs against the other promise: fast enough for anybody, or than the plain loop.
+        judged = Either("replay, rebuild", rival, Target(least=2.5), events, "/s", rate=40_000)
+        judged.ours_s, judged.theirs_s = found.ours_s, found.theirs_s
+        return [found, judged]

@@ -13,11 +13,11 @@ from rich.text import Text
 from lucid_events.cli.output import out, print_json, printable, size, table
 from lucid_events.cli.running import Json, Server, run, settings
 from lucid_events.errors import ConfigError
+from lucid_events.projections.analytics.layout import LENGTHS, MAX_LAST
 
 if TYPE_CHECKING:
-    from lucid_events.projections.analytics.reading import Report, Row
+    from lucid_events.projections.analytics.reports import Report, Row
 
-SIZES: Final = {"10s": 10, "1m": 60, "1h": 3600}
 LOOK_S: Final = 1.0
 BARS: Final = "▁▂▃▄▅▆▇█"
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def analytics(
     window: Annotated[str, typer.Option("--window", "-w", help="Length of a window: 10s, 1m or 1h.")] = "1m",
-    last: Annotated[int, typer.Option("--last", "-n", min=1, max=720, help="How many windows.")] = 20,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, max=MAX_LAST, help="How many windows.")] = 20,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every second, until Ctrl-C.")] = False,
     server: Server = None,
     json: Json = False,
@@ -41,9 +41,9 @@ def analytics(
     from lucid_events.service import connect
     from lucid_events.service.analytics import read
 
-    if window not in SIZES:
-        raise ConfigError(f"--window {window!r}: use one of {', '.join(SIZES)}")
-    size_s = SIZES[window]
+    if window not in LENGTHS:
+        raise ConfigError(f"--window {window!r}: use one of {', '.join(LENGTHS)}")
+    size_s = LENGTHS[window]
 
     async def work() -> Any:
         async with connect(settings(nats_url=server)) as client:
@@ -84,6 +84,8 @@ def shown(report: "Report") -> Group:
             f"{report.strays} strays, {report.late} too late",
             style="yellow",
         )
+    if report.ahead:
+        head.append(f"\ncounted when they were stored: {report.ahead} of a wrong clock", style="yellow")
     columns = (
         "start",
         "events",
@@ -101,14 +103,11 @@ def shown(report: "Report") -> Group:
     )
     rows = [_cells(row) for row in report.windows]
     rates = sparkline([row.ready_bytes_per_second for row in report.windows])
-    busy: dict[str, int] = {}
     codecs: dict[str, float] = {}
     for row in report.windows:
         codecs |= row.codecs
-        for owner, count in row.owners.items():
-            busy[owner] = busy.get(owner, 0) + count
-    first = sorted(busy.items(), key=lambda one: -one[1])[:5]
-    owners = "  ".join(f"{printable(owner) or '(none)'} {size(count)}" for owner, count in first)
+    busiest = report.owners.items()
+    owners = "  ".join(f"{printable(owner) or '(none)'} {size(count)}" for owner, count in busiest)
     ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in sorted(codecs.items()))
     tail = Text(
         f"throughput {rates}\nratio by codec, latest: {ratios or '–'}\nbusiest owners: {owners or '–'}"

@@ -72,6 +72,7 @@ ROUTES: Final[Mapping[tuple[str, str], Right]] = MappingProxyType(
         ("GET", "/schema/*"): Right.NONE,
         ("GET", "/status"): Right.LOOK,
         ("GET", "/metrics"): Right.LOOK,
+        ("GET", "/analytics"): Right.LOOK,
         ("GET", "/config"): Right.INSPECT,
         ("GET", "/pipelines"): Right.LOOK,
         ("POST", "/pipelines"): Right.RECORD,

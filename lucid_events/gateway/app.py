@@ -15,6 +15,7 @@ from lucid_events import __version__
 from lucid_events.errors import LucidError
 from lucid_events.gateway import operations, watching
 from lucid_events.gateway.access import Access
+from lucid_events.gateway.analytics import analytics_route
 from lucid_events.gateway.chunks import Chunks
 from lucid_events.gateway.context import Gateway
 from lucid_events.gateway.documenting import describe_failures
@@ -33,7 +34,7 @@ from lucid_events.gateway.requests import RequestIds
 from lucid_events.gateway.retention import RetentionOfPipelines
 
 _TITLES = {"pipeline": "lucid_events: pipeline manager", "recorder": "lucid_events: session recorder"}
-_SHARED: Sequence[ControllerRouterHandler] = (operations.config, *watching.ROUTES)
+_SHARED: Sequence[ControllerRouterHandler] = (operations.config, analytics_route, *watching.ROUTES)
 _ROUTES: dict[str, Sequence[ControllerRouterHandler]] = {
     "pipeline": (Pipelines, Histories, RetentionOfPipelines, operations.pipeline_service_status),
     "recorder": (

@@ -2,7 +2,7 @@
 
 Names follow the field's conventions: `lucid_…_total`, `_seconds`, `_bytes`. Labels are of small fixed
 sets, never a session. What the server does not answer is left out and `lucid_scrape_complete` is 0:
-a gap in a graph is honest, a zero is not.
+a gap in a graph is honest, a zero is not. So it is with the stream analytics where there are none.
 """
 
 import re
@@ -23,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from lucid_events import __version__, logs, tracing
 from lucid_events.errors import LucidError
 from lucid_events.gateway.access import route_of
+from lucid_events.gateway.analytics import analytics_families
 from lucid_events.handlers.admission import OPEN
 from lucid_events.measures import Histogram, ProcessMeasures
 from lucid_events.service.monitoring import Monitor
@@ -176,7 +177,7 @@ async def pipeline_families(monitor: Monitor) -> list[Metric]:
     """Return what the server says of the pipeline, as far as it answers."""
     families: list[Metric] = []
     complete = 1
-    for read in (_lags, _streams, _sessions, _reconciled):
+    for read in (_lags, _streams, _sessions, _reconciled, _analytics):
         try:
             families += await read(monitor)
         except LucidError:
@@ -287,6 +288,10 @@ async def _reconciled(monitor: Monitor) -> list[Metric]:
         family.add_metric([], value)
         families.append(family)
     return families
+
+
+async def _analytics(monitor: Monitor) -> list[Metric]:
+    return analytics_families(await monitor.analytics())
 
 
 def _compression(statistics: Mapping[str, Any]) -> list[Metric]:

@@ -1,31 +1,39 @@
-"""Stream analytics: run them beside the pipeline, read what they know. Needs the extra `analytics`."""
+"""Stream analytics: run them beside the pipeline, read what they know. Needs the extra `analytics`.
 
+Reading loads no Faust: it looks at what the workers left on the server.
+"""
+
+import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import Final
 
 from lucid_events.config import Settings
-from lucid_events.errors import ConfigError, NotFound
+from lucid_events.errors import ConfigError, NotFound, StoreUnavailable
 from lucid_events.jetstream.faults import STREAM_NOT_FOUND
 from lucid_events.jetstream.pages import pages
+from lucid_events.projections.analytics import layout
+from lucid_events.projections.analytics.reports import Glance, Report
 from lucid_events.service.adapters import Adapters
 
-if TYPE_CHECKING:
-    import asyncio
+RUNNING: Final = ("faust", "ddsketch")
+READING: Final = ("ddsketch",)
+ASKED: Final = 500
+"""Rows asked for at once: the server refuses to look for more than 1024."""
+GLANCE_S: Final = 2.0
+"""Longest a glance may take: whoever scrapes metrics has given up after ten, and asks for more than this."""
 
-    from lucid_events.projections.analytics.reading import Report
 
-
-def require() -> None:
+def require(packages: Iterable[str] = RUNNING) -> None:
     """Check that the packages are there.
 
     Raises:
         ConfigError: they are not; says how to get them.
     """
     # Faust, once loaded, puts a module without a spec in its place.
-    missing = [name for name in ("faust", "ddsketch") if name not in sys.modules and find_spec(name) is None]
+    missing = [name for name in packages if name not in sys.modules and find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"analytics need {' and '.join(missing)}: install them with pip install 'lucid_events[analytics]'"
@@ -54,24 +62,75 @@ async def read(adapters: Adapters, *, size_s: int, last: int) -> "Report":
         NotFound: no analytics have run on this server.
         StoreUnavailable: not answered.
     """
-    require()
+    await _look(adapters)
+    require(READING)
     from lucid_events.projections.analytics import reading  # noqa: PLC0415 - heavy, optional
 
-    async def rows(table: str) -> dict[bytes, bytes]:
-        stream, subject = reading.place(adapters.subjects.prefix, table)
-        found: dict[bytes, bytes] = {}
-        async for page in pages(adapters.connection, stream, subject):
-            for message in page:
-                if (key := reading.entry(message.subject, message.headers)) is not None:
-                    found[key] = message.data
-        return found
+    totals = await _totals(adapters)
+    windows = await _windows(adapters, reading.needed(totals, size_s, last))
+    return reading.report(totals.values(), windows.items(), size_s, last)
 
-    stream, _ = reading.place(adapters.subjects.prefix, "totals")
+
+async def glance(adapters: Adapters) -> Glance | None:
+    """Return what metrics tell, None where there is nothing to tell: no analytics, or no way to read them.
+
+    Raises:
+        StoreUnavailable: not answered in time.
+    """
     try:
-        await adapters.connection.api(f"STREAM.INFO.{stream}")
+        async with asyncio.timeout(GLANCE_S):
+            return await _glance(adapters)
+    except (NotFound, ConfigError):
+        # The second: the extra is missing, or this login may not read them; the pipeline is well.
+        return None
+    except TimeoutError as exc:
+        raise StoreUnavailable(f"the analytics were not read within {GLANCE_S:g} s: try again") from exc
+
+
+async def _glance(adapters: Adapters) -> Glance:
+    await _look(adapters)
+    require(READING)
+    from lucid_events.projections.analytics import reading  # noqa: PLC0415 - heavy, optional
+
+    log = await adapters.connection.api(f"STREAM.INFO.{adapters.subjects.events_stream}")
+    totals = await _totals(adapters)
+    minute, places = reading.last_minute(adapters.clock.now())
+    windows = await _windows(adapters, places)
+    return reading.glance(totals.values(), minute, windows.values(), int(log["state"]["messages"]))
+
+
+async def _look(adapters: Adapters) -> None:
+    """Look whether there are analytics.
+
+    Raises:
+        NotFound: there are none.
+    """
+    try:
+        await adapters.connection.api(f"STREAM.INFO.{layout.state_stream(adapters.subjects.prefix)}")
     except ConfigError as exc:
         if exc.fields.get("err_code") != STREAM_NOT_FOUND:
             raise
         raise NotFound("no analytics have run on this server: use `lucid up --analytics`") from exc
-    totals, windows = await rows("totals"), await rows("windows")
-    return reading.report(totals.values(), windows.items(), size_s, last)
+
+
+async def _totals(adapters: Adapters) -> dict[bytes, bytes]:
+    prefix = adapters.subjects.prefix
+    stream, found = layout.state_stream(prefix), {}
+    async for page in pages(adapters.connection, stream, layout.table_filter(prefix, "totals")):
+        for message in page:
+            if layout.GONE not in message.headers:
+                found[layout.entry_key(message.subject)] = message.data
+    return found
+
+
+async def _windows(adapters: Adapters, places: Iterable[tuple[int, bytes]]) -> dict[bytes, bytes]:
+    prefix = adapters.subjects.prefix
+    subjects = [layout.entry_subject(prefix, "windows", partition, key) for partition, key in places]
+    found = {}
+    for first in range(0, len(subjects), ASKED):
+        asked = {"multi_last": subjects[first : first + ASKED]}
+        page = await adapters.connection.direct_get(layout.state_stream(prefix), asked)
+        for message in page:
+            if layout.GONE not in message.headers:
+                found[layout.entry_key(message.subject)] = message.data
+    return found

@@ -18,6 +18,8 @@ from lucid_events.errors import LucidError
 from lucid_events.handlers.admission import OPEN
 from lucid_events.handlers.progress import Figures, Lag
 from lucid_events.measures import ProcessMeasures
+from lucid_events.projections.analytics.reports import Glance
+from lucid_events.service import analytics
 from lucid_events.service.adapters import Adapters, data_folder
 from lucid_events.service.health import HealthCheck, probes_of
 from lucid_events.service.indexes import live_index
@@ -75,6 +77,7 @@ class Monitor:
         self._streams = _Kept(self._read_streams)
         self._sessions = _Kept(self._count_sessions)
         self._reconciled = _Kept(lambda: noted(adapters))
+        self._analytics = _Kept(lambda: analytics.glance(adapters))
         folders = [Path(folder) for folder in (settings.spool, settings.chunk_output) if folder]
         folders += [data_folder(settings)] if embedded else []
         self.health = HealthCheck(probes_of(adapters, self.lags, folders=folders))
@@ -112,6 +115,14 @@ class Monitor:
             LucidError: the server could not be asked.
         """
         return await self._reconciled.get()
+
+    async def analytics(self) -> Glance | None:
+        """Return what the stream analytics say, None where there are none. As of a moment ago.
+
+        Raises:
+            LucidError: the server could not be asked.
+        """
+        return await self._analytics.get()
 
     def consumers(self) -> Mapping[str, Figures]:
         """Return what the runners of this process did, by their consumer."""

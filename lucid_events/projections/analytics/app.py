@@ -1,9 +1,11 @@
 """The Faust app: one agent over the log, three tables, exactly once.
 
 An event that can't be read is set aside as every consumer of the log does it: a pointer in the stream
-of dead letters, then on with the next.
+of dead letters, then on with the next. What fails otherwise ends the app: to Faust an event whose agent
+raises is done, and it would be in no table and in no letter.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -75,7 +77,15 @@ class Analytics:
 
     async def _consume(self, stream: faust.StreamT[Any]) -> None:
         async for event in stream.events():
-            await self._take(event.message)
+            try:
+                await self._take(event.message)
+            except Exception as exc:  # noqa: BLE001 - this is the pull loop
+                _log.error(
+                    "an event was not counted", extra={"sequence": event.message.offset, "reason": repr(exc)}
+                )
+                await self.app.crash(exc)
+                # Neither on nor out: either would tell Faust that the event is done. The stop ends this.
+                await asyncio.get_running_loop().create_future()
 
     async def _take(self, message: Any) -> None:
         headers = {name: value.decode() for name, value in message.headers or ()}

@@ -2,11 +2,11 @@
 
 Three kinds of rows: a session's own (its state, its open chunks), the totals of a partition, and the
 windows of a partition. The same events in the same order per partition give the same rows, whenever
-they are read: time comes from the events alone.
+they are read: time comes from the events alone, their own and that of their storing.
 """
 
 from collections.abc import MutableMapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -27,6 +27,10 @@ from lucid_events.projections.analytics.windows import (
 Rows = MutableMapping[bytes, bytes]
 T = TypeVar("T")
 
+AHEAD_S: Final = 300.0
+"""How far an event's own time may be ahead of when it was stored. Half would not believe clocks that
+differ by some minutes; twice lets a wrong one end windows so much earlier."""
+
 
 class Session(msgspec.Struct, omit_defaults=True):
     """What must be known of a session to place its next event: open chunks by index, when sealed."""
@@ -40,14 +44,15 @@ class Session(msgspec.Struct, omit_defaults=True):
 class Totals(msgspec.Struct, omit_defaults=True):
     """One partition since the beginning of the log; `newest` is the latest event time, in seconds.
 
-    `late` counts windows an event came too late for: they were no longer kept. `strays` were no
-    events, `undecodable` were set aside.
+    `late` counts windows an event came too late for: they were no longer kept. `ahead` counts events
+    whose time was no time at all (see `AHEAD_S`). `strays` were no events, `undecodable` were set aside.
     """
 
     events: int = 0
     sequence: int = 0
     newest: float = 0.0
     late: int = 0
+    ahead: int = 0
     strays: int = 0
     undecodable: int = 0
     states: dict[str, int] = {}
@@ -72,7 +77,11 @@ def fold(recorded: Recorded, partition: int, sessions: Rows, totals: Rows, windo
     mine = _read(totals, totals_key(partition), Totals)
     row_key = recorded.session.encode()
     row = _read(sessions, row_key, Session)
-    at = recorded.time.timestamp()
+    at, stored_at = recorded.time.timestamp(), recorded.stored_at.timestamp()
+    if at > stored_at + AHEAD_S:
+        # A clock that is wrong: believed, it would end every window, and all that follows would be late.
+        at = stored_at
+        mine.ahead += 1
     change = _change(recorded.event, row, mine, at)
     change.events = 1
     mine.events += 1
@@ -148,7 +157,7 @@ def _change(event: ev.SessionEvent, row: Session, mine: Totals, at: float) -> Wi
         case ev.ChunkReady():
             change.ready, change.stored, change.chunks = event.size, event.stored_size, 1
             change.codecs[event.codec] = CodecUse(event.size, event.stored_size, 1)
-            add_owner(change.owners, row.owner, event.size)
+            add_owner(change, row.owner, event.size)
             sealed_at = row.sealed.pop(event.index, None)
             if sealed_at is not None:
                 change.delays[delay_bin((at - sealed_at) * 1000)] = 1

@@ -35,6 +35,7 @@ TABLE = {
     "GET /schema/openapi.json": "-" + EVERYBODY,
     "GET /status": EVERYBODY,
     "GET /metrics": EVERYBODY,
+    "GET /analytics": EVERYBODY,
     "GET /config": "oa",
     "GET /pipelines": EVERYBODY,
     "POST /pipelines": "or",
