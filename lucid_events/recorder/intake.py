@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from heapq import merge
 from typing import Literal
 
 from lucid_events.ports import Clock
@@ -21,8 +22,6 @@ from lucid_events.recorder.spool import Spool
 from lucid_events.recorder.waiting import wait_by
 
 Step = Literal["blocking", "spooling", "flowing"]
-Held = Callable[[], Iterable[tuple[int, bytes | memoryview]]]
-
 _LOOK_S = 0.25
 """Between looks at how long capture has stood still, while the queue is full."""
 _SPOOL_BLOCK_BYTES = 1024 * 1024
@@ -44,6 +43,9 @@ class Missing:
     end: int
 
 
+Held = Callable[[], Iterable[tuple[int, bytes | memoryview | Missing]]]
+
+
 class Intake:
     """One session's bytes from `start` on; one task puts, one takes.
 
@@ -51,7 +53,7 @@ class Intake:
         start: offset of the next byte taken; `end` of the next byte put. They differ when the
             spool holds what an earlier recorder could not send.
         stalled_s: how long capture has not moved, 0 when it moves.
-        held: (offset, bytes) of everything taken and not yet acknowledged, in order.
+        held: (offset, bytes or gap) of everything taken and not yet acknowledged or declared, in order.
         arrived: called when there is something to take.
         on_step: called when the way of coping with pressure changes.
     """
@@ -146,18 +148,24 @@ class Intake:
         self._taken(len(data))
         return data
 
-    def save(self) -> bool:
-        """Bring all that is not acknowledged to the disk, at once; False when some of it can't be kept."""
-        if self._spool is None:
-            return not any(data for _, data in (*self._held(), *self._memory, (self.end, self.in_hand)))
-        complete = all(
-            self._spool.append(offset, data)
-            for offset, data in self._unsaved(self._spool, (self.end, self.in_hand))
-        )
-        for gap in self._gaps:
-            if gap.start >= self._spool.end:
-                complete = self._spool.append_gap(gap.start, gap.end) and complete
-        return self._spool.sync() and complete
+    @property
+    def read_upto(self) -> int:
+        """Offset behind the last byte the source gave, put or still in hand."""
+        return self.end + len(self.in_hand)
+
+    def save(self) -> int:
+        """Bring all that is not acknowledged to the disk, at once; return the offset below which it is kept.
+
+        That is `read_upto` when all of it is; without a spool nothing is kept.
+        """
+        spool = self._spool
+        unacked = next((offset for offset, _ in self._held()), self.position)
+        if spool is None:
+            return unacked
+        for offset, item in self._unsaved(spool, (self.end, self.in_hand)):
+            if not _append(spool, offset, item):
+                return offset
+        return self.read_upto if spool.sync() else unacked
 
     def release(self, upto: int) -> None:
         """Forget local copies of bytes below `upto`, which are stored and verified."""
@@ -183,8 +191,8 @@ class Intake:
         spool, gap = self._spool, self._gaps[-1] if self._gaps else None
         if spool is None:
             return False
-        if gap and gap.end == self.end and gap.start == spool.end:
-            await asyncio.to_thread(spool.append_gap, gap.start, gap.end)
+        if gap and gap.end == self.end and gap.start <= spool.end < gap.end:
+            await asyncio.to_thread(spool.append_gap, spool.end, gap.end)
         if not await asyncio.to_thread(spool.append, self.end, block):
             return False
         if not self._spilled:
@@ -201,17 +209,29 @@ class Intake:
         """
         if self._stalled_s() < self._options.spool_after_s:
             return False
-        for offset, data in list(self._unsaved(spool)):
-            if not await asyncio.to_thread(spool.append, offset, data):
+        for offset, item in list(self._unsaved(spool)):
+            if not await asyncio.to_thread(_append, spool, offset, item):
                 return False
         self._spilled = True
         self._enter("spooling", "capture has not moved")
         return True
 
-    def _unsaved(self, spool: Spool, *last: tuple[int, bytes]) -> Iterable[tuple[int, bytes | memoryview]]:
+    def _unsaved(self, spool: Spool, *last: tuple[int, bytes]) -> Iterable[tuple[int, bytes | Missing]]:
+        """Yield what is not on disk by offset, gaps too: behind a hole a spool can't be read."""
         parts: list[bytes | memoryview] = []
         begin = size = 0
-        for offset, block in [*self._held(), *self._memory, *last]:
+        gaps = ((gap.start, gap) for gap in self._gaps)
+        waiting: Iterable[tuple[int, bytes | Missing]] = merge(self._memory, gaps, key=lambda one: one[0])
+        for offset, block in [*self._held(), *waiting, *last]:
+            if isinstance(block, Missing):
+                if parts:
+                    yield begin, b"".join(parts)
+                    parts, size = [], 0
+                # It may have grown since it was written down.
+                start = max(block.start, spool.end)
+                if start < block.end:
+                    yield start, Missing(start, block.end)
+                continue
             skip = max(0, spool.end - offset)
             data = memoryview(block)[skip:]
             if not data:
@@ -253,3 +273,9 @@ class Intake:
         if step != self._step:
             self._step = step
             self._on_step(step, reason)
+
+
+def _append(spool: Spool, offset: int, item: bytes | Missing) -> bool:
+    if isinstance(item, Missing):
+        return spool.append_gap(item.start, item.end)
+    return spool.append(offset, item)

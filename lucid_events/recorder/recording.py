@@ -174,8 +174,10 @@ class Recording:
             CommandRejected: the session's state does not allow recording.
             ConfigError: the source can't be recorded, or fails on the way: then what it gave is
                 sealed and the session is in error (`safe_offset`).
-            StoreUnavailable: no progress within `finish_timeout_s`; what is not stored is in the
-                spool, if there is one.
+            StoreUnavailable: no progress within `finish_timeout_s`.
+
+        However it ends, what was read and is not stored is in the spool; bytes that it had no room
+        for, or for which there is none, are named by an error in the log.
         """
         try:
             return await self._run()
@@ -189,14 +191,10 @@ class Recording:
     def _save(self) -> None:
         """Leave to the next recorder, in the spool, what is not stored; say what there is no spool for."""
         try:
-            if self._intake and not self._intake.save():
+            if (intake := self._intake) and (kept := intake.save()) < intake.read_upto:
                 _log.error(
                     "bytes that were read are neither stored nor in a spool",
-                    extra={
-                        "session": self._session,
-                        "offset": self.acked_upto,
-                        "bytes": self.taken_upto - self.acked_upto,
-                    },
+                    extra={"session": self._session, "offset": kept, "bytes": intake.read_upto - kept},
                 )
         finally:
             if self._spool:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from heapq import merge
 
 from lucid_events.domain.ids import SessionId
 from lucid_events.errors import AppendUncertain, LucidError, StoreFull, StoreUnavailable
@@ -97,6 +98,7 @@ class CaptureWriter:
         self._held: dict[int, Piece] = {}  # by offset, in order
         self._again: deque[Piece] = deque()
         self._chunk: Chunk | None = None
+        self._leaving: Missing | None = None  # a gap between the intake and the line
         self._last_acked: Piece | None = None
         self._flights: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -127,10 +129,19 @@ class CaptureWriter:
             return 0.0
         return (self._clock.now() - self._moved_at).total_seconds()
 
-    def held(self) -> Iterator[tuple[int, bytes | memoryview]]:
-        """Yield (offset, bytes) of all that was taken from the intake and is not acknowledged."""
-        for piece in self._held.values():
-            yield piece.offset, piece.data
+    def held(self) -> Iterator[tuple[int, bytes | memoryview | Missing]]:
+        """Yield, by offset, the bytes taken from the intake and not acknowledged, the gaps not declared."""
+        gaps = [item for item in self.line if isinstance(item, Missing)]
+        if self._leaving:
+            gaps.append(self._leaving)
+        yield from merge(
+            ((piece.offset, piece.data) for piece in self._held.values()),
+            ((gap.start, gap) for gap in gaps),
+            self._gathered(),
+            key=lambda one: one[0],
+        )
+
+    def _gathered(self) -> Iterator[tuple[int, bytes | memoryview]]:
         at = self._cutter.end - sum(len(block) for block in self._cutter.gathered)
         for block in self._cutter.gathered:
             yield at, block
@@ -226,11 +237,13 @@ class CaptureWriter:
         return chunk.sha256
 
     async def _leave_gap(self, gap: Missing) -> None:
+        self._leaving = gap
         self._cutter.close("pressure")
         while (cut := self._cutter.take()) is not None:
             await self._cut(cut)
         self._cutter.jump(gap.end)
         self.line.append(gap)
+        self._leaving = None
         if not self._held:
             self._advance(gap.end)
         self._moved.notify()

@@ -3,18 +3,22 @@
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from lucid_events.client import Commands
 from lucid_events.clock import SystemClock
 from lucid_events.domain import commands as cmd
 from lucid_events.domain import events as ev
+from lucid_events.domain.ids import CommandId, SessionId
+from lucid_events.domain.replies import Accepted
 from lucid_events.errors import ConfigError, StoreUnavailable
 from lucid_events.memory import MemoryServer
 from lucid_events.recorder import Spool
-from lucid_events.recorder.intake import Intake, Missing, Step
+from lucid_events.recorder.intake import Held, Intake, Missing, Step
 from lucid_events.recorder.sources.descriptors import read_ready
 from lucid_events.recorder.spool_frames import HEAD_BYTES, MAGIC
 from lucid_events.recorder.writer import CaptureWriter
@@ -100,6 +104,143 @@ def test_bytes_without_a_spool_are_told_lost(caplog: pytest.LogCaptureFixture) -
     assert (getattr(told, "offset", None), getattr(told, "bytes", None)) == (0, 5000)
 
 
+def test_bytes_that_a_full_spool_refuses_are_told_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error begins where the spool ends, and counts the block that was read and not put yet."""
+
+    async def scenario() -> None:
+        async with Service(MemoryServer(max_payload=4096)).running() as service:
+            service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000)
+            options = replace(FAST, read_ahead_bytes=1000, window_bytes=1000, spool_after_s=60.0)
+            source = Bytes([b"x" * 1000], ends=False)
+            spool = Spool(tmp_path, SID, max_bytes=1100)
+            recording = service.recording(source, options=options, spool=spool)
+            running = asyncio.create_task(finished(recording))
+            await eventually(lambda: recording.taken_upto == 1000)
+            assert spool.append(0, b"x" * 1000)
+            for _ in range(9):
+                source.give(b"x" * 1000)
+            await eventually(lambda: recording.step == "blocking")
+            assert recording.taken_upto == (source.reads - 1) * 1000
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+            lost = (getattr(told, "offset", None), getattr(told, "bytes", None))
+            assert lost == (1000, (source.reads - 1) * 1000)
+
+    asyncio.run(scenario())
+    assert _left(tmp_path) == b"x" * 1000
+
+
+def _gapped(spool: Spool, *, held: Held = lambda: (), stalled_s: Callable[[], float] = lambda: 0.0) -> Intake:
+    """An intake of 100 bytes a block, memory for one, that drops what there is no room for."""
+    return Intake(
+        start=0,
+        end=0,
+        options=replace(FAST, read_ahead_bytes=100, spool_after_s=60.0, gap_after_s=0.0),
+        clock=SystemClock(),
+        spool=spool,
+        stalled_s=stalled_s,
+        held=held,
+        arrived=lambda: None,
+        on_step=lambda step, reason: None,
+    )
+
+
+def test_a_gap_is_saved_between_the_bytes_around_it(tmp_path: Path) -> None:
+    """The spool of a recording that had dropped bytes can be read to its end: it has no hole there."""
+
+    async def scenario() -> None:
+        spool = Spool(tmp_path, SID, max_bytes=MUCH)
+        intake = _gapped(spool)
+        await intake.put(b"a" * 100)
+        await intake.put(b"b" * 100)
+        intake.in_hand = b"c" * 100
+        assert intake.save() == intake.read_upto == 300
+        assert spool.covers(0)
+        assert [spool.read(at).data for at in (0, 100, 200)] == [b"a" * 100, None, b"c" * 100]
+        spool.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_gap_that_grows_while_it_spools_leaves_no_hole(tmp_path: Path, saved: bool) -> None:
+    """What goes on on disk goes on behind the gap, although more was dropped since it was written down."""
+
+    async def scenario() -> None:
+        spool, still_s = Spool(tmp_path, SID, max_bytes=len(MAGIC) + 4 * HEAD_BYTES + 150), [0.0]
+        intake = _gapped(spool, stalled_s=lambda: still_s[0])
+        await intake.put(b"a" * 100)
+        await intake.put(b"b" * 100)
+        still_s[0] = 60.0
+        await intake.put(b"c" * 400)
+        assert (intake.step, spool.end) == ("spooling", 200)
+        if saved:
+            assert (intake.save(), spool.end) == (600, 600)
+        await intake.put(b"d" * 50)
+        assert spool.covers(0)
+        assert [spool.read(at).data for at in (0, 100, 200, 600)] == [b"a" * 100, None, None, b"d" * 50]
+        assert [await intake.take() for _ in range(4)] == [b"a" * 100, Missing(100, 600), b"d" * 50, None]
+        spool.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("hashing", [True, False])
+def test_a_gap_that_is_not_declared_is_saved_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashing: bool
+) -> None:
+    """Wherever a gap is between the intake and the history: the spool has it in its place."""
+    hashed = asyncio.Event()
+
+    async def never(*_: object) -> str:
+        hashed.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async def scenario() -> None:
+        async with Service(MemoryServer(max_payload=4096)).running() as service:
+            service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000)
+            if hashing:
+                monkeypatch.setattr(CaptureWriter, "_hash", never)
+            spool = Spool(tmp_path, SID, max_bytes=MUCH)
+            options = replace(FAST, flush_interval_s=60.0, spool_after_s=60.0, retry_most_s=0.005)
+            recording = service.recording(Bytes([b"a" * 100], ends=False), options=options, spool=spool)
+            running = asyncio.create_task(finished(recording))
+            await eventually(lambda: recording.taken_upto == 100)
+            intake = recording._intake
+            assert intake is not None
+            intake._drop(100)
+            intake._arrived()
+            await eventually(lambda: intake.position == 200 and (hashed.is_set() or not hashing))
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    spool = Spool(tmp_path, SID, max_bytes=MUCH)
+    assert spool.covers(0)
+    assert [spool.read(at).data for at in (0, 100)] == [b"a" * 100, None]
+    spool.close()
+
+
+def test_nothing_is_saved_behind_what_was_refused(tmp_path: Path) -> None:
+    """What fits is kept without a hole, so that the next recorder can read all of it."""
+
+    async def scenario() -> None:
+        spool = Spool(tmp_path, SID, max_bytes=len(MAGIC) + HEAD_BYTES + 50)
+        assert spool.append(0, b"a" * 50)
+        intake = _gapped(spool)
+        await intake.put(b"a" * 100)
+        await intake.put(b"b" * 100)
+        assert (intake.save(), intake.read_upto) == (50, 200)
+        assert spool.covers(0)
+        spool.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_gap_behind_a_full_spool_ends_the_spooling(tmp_path: Path) -> None:
     """Once all of a spool and the gap behind it are taken there is nothing to read there."""
 
@@ -173,5 +314,66 @@ def test_a_source_that_fails_while_it_stops_is_told_in_the_history() -> None:
                 await running
             (failed,) = [e for e in await service.events() if isinstance(e, ev.SessionFailed)]
             assert failed.code == "source_failed"
+
+    asyncio.run(scenario())
+
+
+class Unanswered(Commands):
+    """Leaves what a recorder tells of pressure unanswered until `answers` is set."""
+
+    asked = answered = 0
+    answers: asyncio.Event
+
+    async def send(
+        self,
+        session: SessionId,
+        command: cmd.SessionCommand,
+        *,
+        id: CommandId | None = None,
+        if_version: int | None = None,
+        give_up_after_s: float = 60.0,
+    ) -> Accepted:
+        if isinstance(command, cmd.Slow):
+            self.asked += 1
+            await self.answers.wait()
+        accepted = await super().send(
+            session, command, id=id, if_version=if_version, give_up_after_s=give_up_after_s
+        )
+        self.answered += isinstance(command, cmd.Slow)
+        return accepted
+
+
+class Slowly(Service):
+    """A service that is slow to hear of pressure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorder = Unanswered(self.bus, self.subjects, self.clock, actor="r1", timeout_s=2.0)
+        self.recorder.answers = asyncio.Event()
+
+    def commands(self, actor: str = "test") -> Commands:
+        return self.recorder if actor == "r1" else super().commands(actor)
+
+
+def test_no_step_is_skipped_that_there_was_room_for() -> None:
+    """What changes while one step is being told is told too: as many steps as may wait."""
+
+    async def scenario() -> None:
+        service = Slowly()
+        async with service.running():
+            recording = service.recording(Bytes(ends=False))
+            running = asyncio.create_task(finished(recording))
+            await eventually(lambda: recording.opened)
+            steps: list[Step] = ["blocking", "flowing"] * 8
+            recording._stepped("spooling", "first")
+            await eventually(lambda: service.recorder.asked)
+            for n, step in enumerate(steps):
+                recording._stepped(step, str(n))
+            service.recorder.answers.set()
+            await eventually(lambda: service.recorder.answered == 17)
+            recording.stop()
+            await running
+            told = [e.reason for e in await service.events() if isinstance(e, ev.RecorderSlowed)]
+            assert told == ["first", *map(str, range(16))]
 
     asyncio.run(scenario())
