@@ -139,6 +139,20 @@ def test_a_seed_is_taken_without_what_stands_around_it(given: str) -> None:
         f"LUCID_SIGNING_SEED={GOOD}",
         f"/run/{GOOD}/seed",
     ],
+    # A new seed each time: as a part of the test's name, pytest-xdist would see other tests in each process.
+    ids=[
+        "too short",
+        "too long",
+        "lower case",
+        "in other quotes",
+        "behind a slash",
+        "a wrong letter",
+        "a dash in it",
+        "a dash instead of letters",
+        "broken in two",
+        "with its name",
+        "in a path",
+    ],
 )
 def test_what_may_be_a_seed_is_never_shown(
     given: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
