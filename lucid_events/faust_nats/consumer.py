@@ -3,8 +3,9 @@
 Rebalancing is the coordinator's; this is the worker it talks to.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
@@ -16,6 +17,10 @@ from lucid_events.faust_nats.errors import DriverError
 from lucid_events.faust_nats.feeds import Feeds
 from lucid_events.faust_nats.membership import Group
 from lucid_events.faust_nats.topology import partition as partition_of
+
+LET_GO_SHARE: Final = 0.75
+"""Part of `broker_rebalance_timeout` in which the events in hand may end when partitions are taken away:
+the leader counts all of it from an earlier moment, and the last commit takes its time too."""
 
 
 class Consumer(DeliveringConsumer):
@@ -96,7 +101,19 @@ class Consumer(DeliveringConsumer):
             await self.feeds.open(tp, self._positions[tp])
 
     async def let_go(self) -> None:
-        """Finish and commit what is in hand; read nothing more."""
+        """Finish and commit what is in hand; read nothing more.
+
+        Ends before the leader gives up on it: the wait here and Faust's own, when it is told of the
+        revoked partitions, have one deadline.
+        """
+        app = self.app
+        self._empty_by = asyncio.get_running_loop().time() + LET_GO_SHARE * app.conf.broker_rebalance_timeout
+        try:
+            await self._let_go()
+        finally:
+            self._empty_by = None
+
+    async def _let_go(self) -> None:
         app = self.app
         app.on_rebalance_start()
         if self._assigned:

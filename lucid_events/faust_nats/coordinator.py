@@ -81,7 +81,7 @@ class _Cluster:
 
 
 class Coordinator:
-    """One worker's place in its group. `subscribe`, then `run` until cancelled, then `leave`."""
+    """One worker's place in its group. `subscribe`, then `run` until cancelled or until `leave`."""
 
     def __init__(
         self,
@@ -109,6 +109,8 @@ class Coordinator:
         self._left_out: dict[str, int] = {}
         self._changed = (asyncio.Event(), asyncio.Event())
         self._subscribed = asyncio.Event()
+        self._leaving = False
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def generation(self) -> int:
@@ -117,7 +119,7 @@ class Coordinator:
 
     async def subscribe(self, topics: set[str]) -> None:
         """Take part with `topics`; a change of them is a new generation."""
-        if topics == self._topics:
+        if self._leaving or topics == self._topics:
             return
         self._topics = set(topics)
         self._nonce += 1
@@ -127,7 +129,7 @@ class Coordinator:
         self._wake()
 
     async def run(self) -> None:
-        """Take part until cancelled.
+        """Take part until cancelled, or until `leave`.
 
         Raises:
             Fenced: the group goes on without this worker.
@@ -140,16 +142,27 @@ class Coordinator:
                 "member", Member(self._nonce), member=self.member, ttl=self._group.session_ttl
             )
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._beating(), name="faust-nats-beat")
-                tasks.create_task(self._repeat(self._lead, self._changed[0]), name="faust-nats-lead")
-                tasks.create_task(self._repeat(self._follow, self._changed[1]), name="faust-nats-follow")
+                if not self._leaving:
+                    leading = self._repeat(self._lead, self._changed[0])
+                    following = self._repeat(self._follow, self._changed[1])
+                    self._tasks = [
+                        tasks.create_task(self._beating(), name="faust-nats-beat"),
+                        tasks.create_task(leading, name="faust-nats-lead"),
+                        tasks.create_task(following, name="faust-nats-follow"),
+                    ]
         except BaseExceptionGroup as group:
             raise first_of(group) from group
         finally:
             stop()
 
     async def leave(self) -> None:
-        """Say good-bye; the others go on at once."""
+        """Say good-bye; the others go on at once. `run` ends."""
+        self._leaving = True
+        # Before the good-bye: it wakes them, and a leader would take its lease back and find itself left out.
+        ending = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         if self._member_seq:
             await self._group.leave(self.member, leading=bool(self._lease_seq))
 
@@ -257,7 +270,7 @@ class Coordinator:
         self._wake()
 
     async def _hand_out(self, snapshot: Snapshot, generation: Generation, sequence: int) -> None:
-        made, _ = snapshot.get("assignment", Assignment)
+        made, last = snapshot.get("assignment", Assignment)
         if made is not None and made.number == generation.number:
             return
         joined: dict[str, Join] = {}
@@ -270,6 +283,16 @@ class Coordinator:
             if self._joining_since[0] != generation.number:
                 self._joining_since = (generation.number, self._clock())
             if self._clock() - self._joining_since[1] > self._rebalance_s:
+                if not joined:
+                    # Without them nobody is left: the time counts from the first that let go.
+                    _log.warning("no member let go in time: waiting on", extra={"count": len(missing)})
+                    self._joining_since = (generation.number, self._clock())
+                    return
+                if self.member in missing:
+                    raise Fenced(
+                        f"{self.member} leads generation {generation.number} and did not let go in "
+                        f"{self._rebalance_s:g} s, others did: restart this worker"
+                    )
                 _log.warning("members did not let go in time and are left out", extra={"count": len(missing)})
                 self._left_out |= {member: generation.members[member] for member in missing}
                 await self._begin(self._present(snapshot), generation, sequence)
@@ -283,7 +306,12 @@ class Coordinator:
         }
         parts = self._assignor.assign(_Cluster(counts), metadata)
         coded = {member: part.encode() for member, part in parts.items()}
-        await self._group.put("assignment", Assignment(generation.number, coded))
+        try:
+            await self._group.put("assignment", Assignment(generation.number, coded), expect=last)
+        except Refused as exc:
+            # Another leads by now: its parts may be in force, two different ones of a generation never.
+            if exc.err_code not in WRONG_SEQUENCE:
+                raise
         self._wake()
 
     async def _follow(self) -> None:

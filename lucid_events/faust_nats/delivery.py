@@ -41,6 +41,7 @@ class DeliveringConsumer(consumer.Consumer):
         self._trackers: dict[TP, AckTracker] = {}
         self._arrived = asyncio.Event()
         self._feeds: Feeds | None = None
+        self._empty_by: float | None = None
         # How often each partition was put somewhere else, and how often it had been when the records
         # in hand were taken: records from before a seek must not be delivered after it.
         self._seeks: Counter[TP] = Counter()
@@ -214,10 +215,11 @@ class DeliveringConsumer(consumer.Consumer):
     async def wait_empty(self) -> None:
         """Wait for the events in hand and commit what is done, at most `broker_rebalance_timeout`.
 
-        What is not done by then is left to the next owner; upstream would wait for ever.
+        In a rebalance the deadline is that of the whole rebalance, however often this is asked. What is
+        not done by then is left to the next owner; upstream would wait for ever.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.app.conf.broker_rebalance_timeout
+        deadline = self._empty_by or loop.time() + self.app.conf.broker_rebalance_timeout
         while self._unacked_messages and not self._void():
             # Messages that nobody holds any more count as done only once they are collected.
             gc.collect()

@@ -4,6 +4,7 @@ A partition of the driver's own topics has a reader of its own. A stream of some
 partitions: one reader goes through it and deals out what falls into the partitions of this worker.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -58,7 +59,12 @@ class Feeds:
         log = self._catalog.logs.get(tp.topic)
         if log is not None:
             logs = self._logs.setdefault(tp.topic, _LogFeeds(self._link, log, self._arrived))
-            await logs.add(tp.partition, feed, first)
+            try:
+                await logs.add(tp.partition, feed, first)
+            except asyncio.CancelledError:
+                if self._feeds.get(tp) is feed:
+                    del self._feeds[tp]  # nothing is dealt to it
+                raise
         else:
             self._start(tp, feed, first)
         return feed
@@ -90,8 +96,7 @@ class Feeds:
             return
         logs = self._logs.get(tp.topic)
         if logs is not None:
-            if await logs.drop(tp.partition):
-                del self._logs[tp.topic]
+            await logs.drop(tp.partition)
         elif feed.reader is not None:
             await feed.reader.aclose()
 
@@ -124,21 +129,51 @@ class _LogFeeds:
     def __init__(self, link: Link, log: EventLog, arrived: Callable[[], None]) -> None:
         self._link, self._log, self._arrived = link, log, arrived
         self._shares: dict[int, _Share] = {}
+        # Who waits for a reader to end must find the shares as they were.
+        self._changing = asyncio.Lock()
         self.reader: Reader | None = None
 
     async def add(self, number: int, feed: Feed, first: int) -> None:
         """Deal out partition `number` too, from offset `first` on."""
-        reader = self.reader
-        if reader is not None:
-            # The others have everything up to where the reader stands.
-            for share in self._shares.values():
-                share.next = max(share.next, reader.next)
-        self._shares[number] = _Share(feed, first)
-        feed.reader = reader
-        if reader is not None and first >= reader.next:
-            return
-        if reader is not None:
+        async with self._changing:
+            reader = self.reader
+            if reader is not None and first < reader.next:
+                # Before the share is there: what is handed over until the end is not the share's first.
+                await self._end(reader)
+            self._catch_up()
+            self._shares[number] = _Share(feed, first)
+            if self.reader is None:
+                self._read()
+            feed.reader = self.reader
+
+    async def drop(self, number: int) -> None:
+        """Deal partition `number` out no more."""
+        async with self._changing:
+            self._shares.pop(number, None)
+            if not self._shares and self.reader is not None:
+                await self._end(self.reader)
+
+    async def _end(self, reader: Reader) -> None:
+        try:
             await reader.aclose()
+        except asyncio.CancelledError:
+            self._catch_up()
+            self._read()
+            raise
+        self._catch_up()
+        self.reader = None
+
+    def _catch_up(self) -> None:
+        """Note that every share has all up to where the reader stands."""
+        if self.reader is not None:
+            for share in self._shares.values():
+                share.next = max(share.next, self.reader.next)
+
+    def _read(self) -> None:
+        """Read on for the shares that there are."""
+        self.reader = None
+        if not self._shares:
+            return
         self.reader = Reader(
             self._link,
             self._log.stream,
@@ -150,15 +185,6 @@ class _LogFeeds:
         for share in self._shares.values():
             share.feed.reader = self.reader
         self.reader.start()
-
-    async def drop(self, number: int) -> bool:
-        """Deal partition `number` out no more; True when none is left."""
-        self._shares.pop(number, None)
-        if self._shares:
-            return False
-        if self.reader is not None:
-            await self.reader.aclose()
-        return True
 
     def _room(self) -> int:
         return LOG_BUFFER - sum(len(share.feed.records) for share in self._shares.values())

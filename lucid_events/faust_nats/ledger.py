@@ -165,7 +165,7 @@ class Ledger:
             raise Fenced(f"{strange[0]} is not this worker's to commit")
         mark = secrets.token_hex(8)
         guarded = [self._guarded(tp, offset, mark) for tp, offset in offsets.items()]
-        first = await self._store([*guarded, *entries], next(iter(offsets)), mark)
+        first = await self._store([*guarded, *entries], tuple(offsets), mark)
         for number, (tp, offset) in enumerate(offsets.items()):
             self._revisions[tp], self.offsets[tp] = first + number, offset
         return first + len(offsets)
@@ -174,8 +174,11 @@ class Ledger:
         data = _encode(Offset(offset, self._generation, self._member, mark))
         return Outgoing(self._names.offset(*tp), data, {EXPECT: str(self._revisions[tp])})
 
-    async def _store(self, messages: Sequence[Outgoing], first: TP, mark: str) -> int:
-        """Store the batch once, whatever becomes of replies; returns the sequence of its first message."""
+    async def _store(self, messages: Sequence[Outgoing], tps: Sequence[TP], mark: str) -> int:
+        """Store the batch once, whatever becomes of replies; returns the sequence of its first message.
+
+        The batch begins with the offset records of `tps`.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + COMMIT_S
         pause = RETRY_FIRST_S
@@ -193,7 +196,7 @@ class Ledger:
                 return ack.seq - len(messages) + 1
             refused = isinstance(why, Refused) and why.err_code in WRONG_SEQUENCE
             try:
-                settled = await self._settled(first, mark, refused=refused)
+                settled = await self._settled(tps, mark, refused=refused)
             except Unavailable:
                 settled = None
             if settled is not None:
@@ -203,18 +206,30 @@ class Ledger:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, RETRY_MOST_S)
 
-    async def _settled(self, tp: TP, mark: str, *, refused: bool) -> int | None:
+    async def _settled(self, tps: Sequence[TP], mark: str, *, refused: bool) -> int | None:
         """Return where the batch `mark` begins if it was stored, None when it may be sent again."""
-        record = await self._link.last(self._names.state_stream, self._names.offset(*tp))
-        if record is not None:
-            found = _read_offset(record.data)
-            if found.commit == mark:
-                return record.sequence
-            if refused or record.sequence != self._revisions[tp]:
-                raise Fenced(
+        first = await self._link.last(self._names.state_stream, self._names.offset(*tps[0]))
+        if first is not None and _read_offset(first.data).commit == mark:
+            return first.sequence
+        changed = first is not None and first.sequence != self._revisions[tps[0]]
+        if refused or changed:
+            raise await self._lost(tps)
+        return None
+
+    async def _lost(self, tps: Sequence[TP]) -> Fenced:
+        """Return the error that names the partition another worker took, and that worker."""
+        for tp in tps:
+            record = await self._link.last(self._names.state_stream, self._names.offset(*tp))
+            if record is None:
+                # A claimed partition has a record.
+                return Fenced(f"the offset record of {tp} is gone: somebody deleted the app's state")
+            if record.sequence != self._revisions[tp]:
+                found = _read_offset(record.data)
+                return Fenced(
                     f"{tp} belongs to {found.member} of generation {found.generation} now, "
                     f"this is {self._member} of generation {self._generation}: restart this worker"
                 )
-        elif refused:
-            raise Fenced(f"the offset record of {tp} is gone: somebody deleted the app's state")
-        return None
+        return Fenced(
+            f"a commit of {self._member} of generation {self._generation} was refused, though its "
+            f"{len(tps)} partitions are its own: restart this worker"
+        )

@@ -114,10 +114,12 @@ class Link:
         except (TimeoutError, OSError, nats.errors.Error) as exc:
             raise Unavailable(f"no NATS server answers at {where}: {exc!r}") from exc
         version = self._client.connected_server_version
-        if (version.major, version.minor, version.patch) < OLDEST:
+        release = (version.major, version.minor, version.patch)
+        if release < OLDEST:
             await self._client.close()
+            said = ".".join(map(str, release))
             raise Unsupported(
-                f"the server at {where} is {version}: the driver needs 2.12 or later (atomic batches)"
+                f"the server at {where} is {said}: the driver needs 2.12 or later (atomic batches)"
             )
         await self._publisher.open(self._client)
         try:

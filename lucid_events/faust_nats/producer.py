@@ -3,11 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from faust.transport import producer
 from faust.types import TP, RecordMetadata
 from faust.types.core import HeadersArg
+from faust.types.transports import TransportT
 from faust.types.tuples import FutureMessage
 from mode import Seconds, want_seconds
 
@@ -15,10 +16,13 @@ from lucid_events.faust_nats.errors import Unsupported
 from lucid_events.faust_nats.protocol import MSG_ID, TIMESTAMP_KIND, TTL, headers_for
 from lucid_events.faust_nats.publishing import Ack
 from lucid_events.faust_nats.topology import partition
-from lucid_events.faust_nats.transactions import changelog_ttl_s
+from lucid_events.faust_nats.transactions import CARRIED_ID, changelog_ttl_s
 
 if TYPE_CHECKING:
     from lucid_events.faust_nats.transport import Transport
+
+MESSAGE_ID: Final = "_nats_message_id"
+"""Attribute of a future message that was sent for an event: the id it is stored under."""
 
 
 class Buffer(producer.ProducerBuffer):
@@ -30,6 +34,7 @@ class Buffer(producer.ProducerBuffer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._entered = self._gone = 0
+        self.failure: BaseException | None = None
 
     def put(self, fut: FutureMessage) -> None:
         """Add a message."""
@@ -47,9 +52,14 @@ class Buffer(producer.ProducerBuffer):
         return self._gone - before
 
     async def _send_pending(self, fut: FutureMessage) -> None:
+        token = CARRIED_ID.set(getattr(fut, MESSAGE_ID, None) or "")
         try:
             await super()._send_pending(fut)
+        except Exception as exc:
+            self.failure = self.failure or exc
+            raise
         finally:
+            CARRIED_ID.reset(token)
             self._gone += 1
 
 
@@ -58,10 +68,14 @@ class Producer(producer.Producer):
 
     transport: "Transport"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(self, transport: TransportT, **options: Any) -> None:
+        super().__init__(transport, **options)
+        # Not in `__post_init__`: upstream puts one of its own there after that.
         self.buffer = Buffer(loop=self.loop, beacon=self.beacon)
         self.buffer.app = self.app
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._turn = 0
         self._unsettled: set[asyncio.Future[RecordMetadata]] = set()
         self._failure: BaseException | None = None
@@ -118,9 +132,11 @@ class Producer(producer.Producer):
         """Take a message from code that can't wait; a table's change waits for the commit of its event."""
         if self.app.in_transaction:
             topic = fut.message.channel.get_topic_name()
+            transactions = cast(Any, self.app.consumer.transactions)
             if self.transport.catalog.is_table(topic):
-                cast(Any, self.app.consumer.transactions).write(topic, fut)
+                transactions.write(topic, fut)
                 return
+            setattr(fut, MESSAGE_ID, transactions.message_id(topic))
         super().send_soon(fut)
 
     async def send(
@@ -222,8 +238,9 @@ class Producer(producer.Producer):
         """
         if self._unsettled:
             await asyncio.wait(tuple(self._unsettled))
-        if self._failure is not None:
-            raise self._failure
+        failure = self._failure or cast(Buffer, self.buffer).failure
+        if failure is not None:
+            raise failure
 
     async def create_topic(
         self,
@@ -238,7 +255,11 @@ class Producer(producer.Producer):
         deleting: bool | None = None,
         ensure_created: bool = False,
     ) -> None:
-        """Create a topic unless it is there. Kafka's own settings in `config` have no meaning here."""
+        """Create a topic unless it is there. Kafka's own settings in `config` have no meaning here.
+
+        Raises:
+            Unsupported: it is there, with another number of partitions than the app gives it.
+        """
         if config:
             self.log.info("Topic %r: settings for Kafka are not used: %s", topic, ", ".join(config))
         await self.transport.catalog.declare(
@@ -248,6 +269,9 @@ class Producer(producer.Producer):
             retention_s=want_seconds(retention) if retention else None,
             compacting=bool(compacting),
         )
+        # Faust fills the app's default in, which is for topics that are created.
+        if partitions != self.app.conf.topic_partitions:
+            self.transport.hold_partitions(topic, partitions)
 
     async def begin_transaction(self, transactional_id: str) -> None:
         """Nothing to begin: a transaction is one batch, made at the commit."""

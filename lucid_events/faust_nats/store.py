@@ -53,6 +53,17 @@ class Store(memory.Store[Any, Any]):
             self._keys[event.message.partition].add(key)
         self.data[key] = value
 
+    def __delitem__(self, key: Any) -> None:
+        """Delete a key; an expired window goes without an event in hand."""
+        del self.data[key]
+        for keys in self._keys.values():
+            keys.discard(key)
+
+    def clear(self) -> None:
+        """Delete all keys."""
+        self.data.clear()
+        self._keys.clear()
+
     def persisted_offset(self, tp: TP) -> int | None:
         """Return how far the changelog is in this store; None when it was never loaded."""
         return self._reached.get(tp)

@@ -1,13 +1,15 @@
 """exactly_once: what agents wrote to tables is stored together with the offsets of what they read.
 
 A write is remembered with the event it came from. A commit takes, of every key, the last write of an
-event that is done and none of an event still in progress, so a crash at any moment loses and doubles
-nothing. Messages that agents send go out at once, under an id derived from the event: sent again after
-a crash they are recognised, as long as the agent sends the same again (it must be deterministic).
+event that is done and none of an event still in progress, nor of one that wrote the key after such a
+one, so a crash at any moment loses and doubles nothing. Messages that agents send go out at once, under
+an id derived from the event: sent again after a crash they are recognised, as long as the agent sends
+the same again (it must be deterministic).
 """
 
 import weakref
 from collections.abc import Awaitable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -30,6 +32,9 @@ COMMIT_AT: Final = 900
 """Changed keys after which a commit is due before its time: a batch holds `MAX_BATCH` messages."""
 TOMBSTONE_S: Final = 3600
 """How long a deleted key is remembered: only a standby that lags as far would miss it."""
+CARRIED_ID: ContextVar[str | None] = ContextVar("faust_nats_carried_id", default=None)
+"""The id of the message that the producer's buffer is sending, "" for one without; None elsewhere. The
+buffer has no event in hand, so the id is made when a message enters it."""
 
 
 class Key(NamedTuple):
@@ -79,40 +84,56 @@ class Writes:
         else:
             writes.append(write)
 
+    def closed(self, offsets: Mapping[TP, int]) -> dict[TP, int]:
+        """Return the offsets, at most `offsets`, of a commit that holds nothing of an event outside of it.
+
+        An event that wrote a key after one that is not in the commit may have built on what that one
+        wrote, so it, and what follows it in its partition, has to wait for a later commit.
+        """
+        found = dict(offsets)
+        changed = True
+        while changed:
+            changed = False
+            for writes in self._writes.values():
+                outside = False
+                for write in writes:
+                    if write.offset >= found.get(write.tp, 0):
+                        outside = True
+                    elif outside:
+                        found[write.tp] = write.offset
+                        changed = True
+        return found
+
     def cut(self, offsets: Mapping[TP, int], most: int) -> dict[TP, int]:
         """Return the offsets, at most `offsets`, up to which at most `most` keys were written.
 
-        Whole events only, in the order in which they wrote.
+        Whole events only, in the order in which they wrote; as `closed` as `offsets` are.
 
         Raises:
-            Unsupported: one event alone wrote more.
+            Unsupported: one event alone wrote more, or events that wrote the same keys in turns did.
         """
         if len(self._writes) <= most:
             return dict(offsets)
-        done = [
-            (write.order, key, write)
-            for key, writes in self._writes.items()
-            for write in writes
-            if write.offset < offsets.get(write.tp, 0)
-        ]
-        if len({key for _, key, _ in done}) <= most:
+        done = _Done(self._writes, offsets)
+        if len(done.keys) <= most:
             return dict(offsets)
-        done.sort(key=lambda one: one[0])
-        events: dict[tuple[TP, int], set[Key]] = {}
-        for _, key, write in done:
-            events.setdefault((write.tp, write.offset), set()).add(key)
         kept: set[Key] = set()
         reached: dict[TP, int] = {}
-        for (tp, offset), keys in events.items():
+        while events := done.take():
+            keys = {key for event in events for key in done.events[event]}
             # Not `kept | keys`: a new set of all keys for every event.
             if len(kept) + len(keys - kept) > most:
-                if not reached:
-                    raise Unsupported(
-                        f"the event at {tp} {offset} changed {len(keys)} table keys: one commit holds {most}"
-                    )
-                break
+                if reached:
+                    break
+                tp, offset = max(events, key=lambda event: len(done.events[event]))
+                with_it = f" with the {len(events) - 1} it took turns with" if len(events) > 1 else ""
+                raise Unsupported(
+                    f"the event at {tp} {offset}{with_it} changed {len(keys)} table keys: "
+                    f"one commit holds {most}"
+                )
             kept |= keys
-            reached[tp] = max(reached.get(tp, 0), offset + 1)
+            for tp, offset in events:
+                reached[tp] = max(reached.get(tp, 0), offset + 1)
         return reached
 
     def due(self, offsets: Mapping[TP, int]) -> dict[Key, Write]:
@@ -149,6 +170,62 @@ class Writes:
         return void
 
 
+class _Done:
+    """The events of a commit, taken in the order of their first writes, those that belong together at once.
+
+    An event is taken with all before it in its partition, and with all that wrote one of its keys
+    before it did. Each is looked at once.
+    """
+
+    def __init__(self, writes: Mapping[Key, list[Write]], offsets: Mapping[TP, int]) -> None:
+        inside = [
+            (write.order, key, write)
+            for key, made in writes.items()
+            for write in made
+            if write.offset < offsets.get(write.tp, 0)
+        ]
+        inside.sort(key=lambda one: one[0])
+        self.events: dict[tuple[TP, int], dict[Key, int]] = {}
+        """Of each event, the keys it wrote, and the place of its last write of each among all of the key."""
+        self.keys: dict[Key, list[tuple[TP, int]]] = {}
+        for _, key, write in inside:
+            event = (write.tp, write.offset)
+            authors = self.keys.setdefault(key, [])
+            authors.append(event)
+            self.events.setdefault(event, {})[key] = len(authors)
+        self._offsets: dict[TP, list[int]] = {}
+        for tp, offset in sorted(self.events, key=lambda event: event[1], reverse=True):
+            self._offsets.setdefault(tp, []).append(offset)
+        self._passed = dict.fromkeys(self.keys, 0)
+        self._order = iter(tuple(self.events))
+        self._taken: set[tuple[TP, int]] = set()
+
+    def take(self) -> list[tuple[TP, int]]:
+        """Return the next events that belong together; none when all were taken."""
+        first = next((event for event in self._order if event not in self._taken), None)
+        found = [] if first is None else [first]
+        self._taken.update(found)
+        for event in found:  # which grows
+            for other in self._before(event):
+                if other not in self._taken:
+                    self._taken.add(other)
+                    found.append(other)
+        return found
+
+    def _before(self, event: tuple[TP, int]) -> list[tuple[TP, int]]:
+        tp, offset = event
+        before: list[tuple[TP, int]] = []
+        left = self._offsets[tp]
+        while left and left[-1] <= offset:
+            before.append((tp, left.pop()))
+        for key, upto in self.events[event].items():
+            passed = self._passed[key]
+            if passed < upto:
+                before += self.keys[key][passed:upto]
+                self._passed[key] = upto
+        return before
+
+
 class TransactionManager(consumer.TransactionManager):
     """Gathers the table writes of an app and commits them."""
 
@@ -160,14 +237,17 @@ class TransactionManager(consumer.TransactionManager):
         self.writes = Writes()
         self._sent: dict[tuple[str, TP, int], int] = {}
         self._void: set[TP] = set()
+        self._held: dict[TP, int] = {}
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP]) -> None:
         """Forget what was written and not committed: the stores load those partitions again."""
         self._void |= self.writes.drop()
         self._sent.clear()
+        self._held.clear()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Nothing is left to do: the consumer has committed what was done."""
+        """The consumer has committed what was done; what had to wait is repeated by the next owner."""
+        self._held.clear()
 
     def take_void(self, tp: TP) -> bool:
         """Whether a table's partition holds what was never committed; asked once per rebalance."""
@@ -216,10 +296,14 @@ class TransactionManager(consumer.TransactionManager):
     ) -> Awaitable[RecordMetadata]:
         """Send a message; under an id derived from the event in hand, if there is one."""
         return await self.producer.send(
-            topic, key, value, partition, timestamp, headers, msg_id=self._msg_id(topic)
+            topic, key, value, partition, timestamp, headers, msg_id=self.message_id(topic)
         )
 
-    def _msg_id(self, topic: str) -> str | None:
+    def message_id(self, topic: str) -> str | None:
+        """Return the id of the message to `topic` that is sent now; None when no event is in hand."""
+        carried = CARRIED_ID.get()
+        if carried is not None:
+            return carried or None
         event = current_event()
         if event is None:
             return None
@@ -233,15 +317,25 @@ class TransactionManager(consumer.TransactionManager):
     async def commit(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         """Store `offsets` and what was written up to them; several batches when it does not fit one.
 
-        A worker whose partitions were taken over crashes: what it computed is void.
+        An offset whose changes build on those of an event in progress waits for the commit after that
+        event. A worker whose partitions were taken over crashes: what it computed is void.
         """
+        # Faust takes the offsets for committed, and names them no more.
+        for tp, offset in offsets.items():
+            self._held[tp] = max(offset, self._held.get(tp, 0))
         try:
-            await self.producer.settle()
-            rest = dict(offsets)
+            await self.producer.flush()
+            stored = self.transport.ledger.offsets
+            rest = {
+                tp: offset
+                for tp, offset in self.writes.closed(self._held).items()
+                if offset > stored.get(tp, 0)
+            }
             while rest:
                 now = self.writes.cut(rest, MAX_BATCH - len(rest))
                 await self._commit(now)
                 rest = {tp: offset for tp, offset in rest.items() if now.get(tp, 0) < offset}
+                self._held = {tp: offset for tp, offset in self._held.items() if now.get(tp, 0) < offset}
         except Fenced as exc:
             await self.app.crash(exc)
             raise

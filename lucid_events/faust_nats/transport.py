@@ -6,7 +6,7 @@ Found by Faust under the entry points `nats`, `tls`, `ws` and `wss` of `faust.tr
 import asyncio
 import socket
 from importlib.metadata import version
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from faust.transport import base
 from faust.types import AppT
@@ -52,6 +52,11 @@ class Transport(base.Transport):
             raise Unsupported(
                 "stream_wait_empty is off: with exactly_once a rebalance must wait for the events in hand"
             )
+        if conf.stream_publish_on_commit and conf.processing_guarantee is ProcessingGuarantee.EXACTLY_ONCE:
+            raise Unsupported(
+                "stream_publish_on_commit is on: with exactly_once a message has an id made of its event, "
+                "which is not known at the commit, so a crash would double it: leave it off"
+            )
         credentials = getattr(conf, "broker_credentials", None)
         options = from_urls(self.url, credentials=credentials, ssl_context=conf.ssl_context)
         self.names = Names(options.prefix, conf.id)
@@ -77,20 +82,38 @@ class Transport(base.Transport):
         """Return the number of partitions of `topic`; one that does not exist is created as the app has it.
 
         Raises:
-            Unsupported: it does not exist, and the app may not create topics.
+            Unsupported: it does not exist, and the app may not create topics; or the app says how many
+                partitions it has, and it has another number.
         """
+        own = [found for found in cast(Any, self.app).topics if topic in found.topics]
+        asked = next((found.partitions for found in own if found.partitions), None)
         count = (await self.catalog.look_up([topic])).get(topic)
-        if count is not None:
-            return count
+        if count is None:
+            replicas = next((found.replicas for found in own if found.replicas), self.replicas)
+            count = await self._create(topic, asked, replicas)
+        self.hold_partitions(topic, asked or count)
+        return count
+
+    def hold_partitions(self, topic: str, asked: int) -> None:
+        """Check what an app says of a topic that is known.
+
+        Raises:
+            Unsupported: it has another number of partitions: keys would be looked for in the wrong place.
+        """
+        count = self.catalog.count(topic)
+        if count is not None and count != asked:
+            raise Unsupported(
+                f"topic {topic!r} has {count} partitions, the app gives it {asked}: give it {count}, "
+                "or none to take it as it is, or send to a new topic"
+            )
+
+    async def _create(self, topic: str, asked: int | None, replicas: int) -> int:
         app: Any = self.app
         if not app.conf.topic_allow_declare and not self.catalog.is_table(topic):
             raise Unsupported(
                 f"topic {topic!r} does not exist, and topic_allow_declare is off: create it first"
             )
-        own = [found for found in app.topics if topic in found.topics]
-        partitions = next((found.partitions for found in own if found.partitions), app.conf.topic_partitions)
-        replicas = next((found.replicas for found in own if found.replicas), self.replicas)
-        return await self.catalog.declare(topic, partitions or 1, replicas=replicas)
+        return await self.catalog.declare(topic, asked or app.conf.topic_partitions or 1, replicas=replicas)
 
     @property
     def replicas(self) -> int:

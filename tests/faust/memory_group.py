@@ -20,6 +20,7 @@ class Records:
         self._kept: dict[str, tuple[int, bytes, float]] = {}
         self._sequence = 0
         self.watchers: list[Callable[[], None]] = []
+        self.looks = 0
 
     def advance(self, seconds: float) -> None:
         """Let time pass. As on the server, nobody is told of what goes by it."""
@@ -60,6 +61,7 @@ class MemoryGroup(Group):
     async def snapshot(self) -> Snapshot:
         """Return all records as of one moment."""
         await asyncio.sleep(0)
+        self._records.looks += 1
         return Snapshot(self._records.there())
 
     async def put(

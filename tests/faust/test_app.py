@@ -6,9 +6,10 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 import pytest
@@ -17,6 +18,7 @@ from faust.types import TP
 
 from lucid_events.faust_nats import Fenced, crashed, create_app, running
 from lucid_events.faust_nats.ledger import Ledger
+from lucid_events.faust_nats.producer import Buffer
 from lucid_events.faust_nats.store import Store
 from lucid_events.faust_nats.transport import Transport
 from tests.faust.counting import Counting
@@ -230,6 +232,132 @@ def test_who_holds_the_future_of_a_change_learns_where_it_is_stored(url: str, id
             stored = held[0].result()
         assert stored.topic == f"{ident}-last-changelog"
         assert stored.offset >= 1
+
+    asyncio.run(run())
+
+
+def test_a_change_that_builds_on_an_event_in_progress_waits_for_it(url: str, ident: str) -> None:
+    """Two agents add to one key: what the fast one made of the slow one's is stored when both are done."""
+
+    async def run() -> None:
+        app = create_app(ident, url, topic_partitions=1, broker_commit_interval=0.1)
+        slow = app.topic("slow", key_type=str, value_type=str, partitions=1)
+        fast = app.topic("fast", key_type=str, value_type=str, partitions=1)
+        table = app.Table("sums", default=int, key_type=str, value_type=int, partitions=1)
+        may_end = asyncio.Event()
+
+        async def add_slowly(stream: faust.StreamT[Any]) -> None:
+            async for key, _ in stream.items():
+                table[key] += 1
+                await may_end.wait()
+
+        async def add(stream: faust.StreamT[Any]) -> None:
+            async for key, _ in stream.items():
+                table[key] += 1
+
+        app.agent(slow)(add_slowly)
+        app.agent(fast)(add)
+        async with running(app):
+            own: Any = app.transport
+            taken: Any = app.consumer
+            subject = own.names.entry(f"{ident}-sums-changelog", 0, b'"a"')
+
+            async def stored() -> bytes | None:
+                found = await own.link.last(own.names.state_stream, subject)
+                return found.data if found is not None else None
+
+            async def is_two() -> bool:
+                return await stored() == b"2"
+
+            await slow.send(key="a", value="")
+            await until(lambda: table.get("a") == 1, "the slow one added")
+            sent = await (await fast.send(key="a", value=""))
+            place = TP("fast", 0)
+            await until(
+                lambda: (taken._committed_offset[place] or 0) > sent.offset, "a commit of the fast one"
+            )
+            assert await stored() is None
+            assert own.ledger.offsets[place] <= sent.offset
+            may_end.set()
+            await until(is_two, "both stored")
+            assert own.ledger.offsets[place] > sent.offset
+            assert own.ledger.offsets[TP("slow", 0)] > 0
+
+    asyncio.run(run())
+
+
+def test_a_message_sent_soon_is_stored_before_its_event_counts_as_done(
+    url: str, ident: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the id of its event, by which a repeated one is known, and the commit waits for it."""
+    offsets: list[int] = []
+    committing = asyncio.Event()
+    send = Buffer._send_pending
+
+    async def run() -> None:
+        app = create_app(ident, url, topic_partitions=1, broker_commit_interval=0.1)
+        words = app.topic("words", key_type=str, value_type=str, partitions=1)
+        out = app.topic("out", key_type=str, value_type=str, partitions=1)
+
+        async def pass_on(stream: faust.StreamT[Any]) -> None:
+            async for key, value in stream.items():
+                out.send_soon(key=key, value=value)
+
+        app.agent(words, name="passing")(pass_on)
+        own: Any = app.transport
+
+        async def slowly(self: Buffer, fut: Any) -> None:
+            await committing.wait()
+            with suppress(AssertionError):  # as long as a commit that does not wait would take
+                await until(lambda: own.ledger.offsets[TP("words", 0)] > 0, "a commit", 1.0)
+            offsets.append(own.ledger.offsets[TP("words", 0)])
+            await send(self, fut)
+
+        monkeypatch.setattr(Buffer, "_send_pending", slowly)
+        async with running(app):
+            transactions: Any = app.consumer.transactions
+            commit = transactions.commit
+
+            async def seen(*args: Any, **more: Any) -> bool:
+                committing.set()
+                return bool(await commit(*args, **more))
+
+            monkeypatch.setattr(transactions, "commit", seen)
+            sent = await (await words.send(key="a", value="b"))
+            await until(lambda: own.ledger.offsets.get(TP("words", 0), 0) > sent.offset, "a commit")
+            assert offsets == [0]
+            body = {"seq": 1, "next_by_subj": own.names.topic_partition("out", 0)}
+            (found,) = [
+                message async for page in own.link.pages(own.names.stream("out"), body) for message in page
+            ]
+            assert found.headers["Nats-Msg-Id"] == f"{ident}|passing|words|0|{sent.offset}|out|1"
+
+    asyncio.run(run())
+
+
+def test_what_is_in_hand_has_one_deadline_in_a_rebalance(url: str, ident: str) -> None:
+    """A worker with an event that does not end lets go before the leader gives up on it."""
+
+    async def run() -> None:
+        allowed_s = 2.0
+        app = create_app(ident, url, topic_partitions=1, broker_rebalance_timeout=allowed_s)
+        topic = app.topic("words", key_type=str, value_type=str, partitions=1)
+        begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def wait(stream: faust.StreamT[Any]) -> None:
+            async for _ in stream:
+                begun.set()
+                await may_end.wait()
+
+        app.agent(topic)(wait)
+        async with running(app):
+            await topic.send(key="a", value="b")
+            await asyncio.wait_for(begun.wait(), WAIT_S)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await cast(Any, app.consumer).let_go()
+            assert loop.time() - began < allowed_s
+            may_end.set()
 
     asyncio.run(run())
 

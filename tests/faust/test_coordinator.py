@@ -18,7 +18,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from lucid_events.faust_nats import coordinator as coordinator_module
 from lucid_events.faust_nats.coordinator import Coordinator
 from lucid_events.faust_nats.errors import Fenced
-from lucid_events.faust_nats.membership import Generation
+from lucid_events.faust_nats.membership import Assignment, Generation
 from tests.faust.memory_group import MemoryGroup, Records
 from tests.faust.waiting import until
 
@@ -162,6 +162,24 @@ class Stage:
 
         await until(done, f"everything shared by {', '.join(one.name for one in among)}")
 
+    async def take(self, seconds: float, *alive: One) -> None:
+        """Let time pass while these give signs of life, and every worker look at the records after it."""
+        for _ in range(int(seconds // (SESSION_S / 2)) + 1):
+            self.records.advance(SESSION_S / 2)
+            for one in alive:
+                await one.coordinator._beat()
+        seen = self.records.looks
+        await until(lambda: self.records.looks > seen + 6 * len(self.all), "a look at the records")
+
+    async def barrier(self, *stuck: One) -> None:
+        """Begin a generation that these workers do not let go for."""
+        for one in stuck:
+            one.worker.may_let_go.clear()
+            one.worker.letting_go.clear()
+        await stuck[0].coordinator.subscribe({"t", f"t{self.records.looks}"})
+        for one in stuck:
+            await asyncio.wait_for(one.worker.letting_go.wait(), 10)
+
     def generation(self) -> Generation:
         """The last generation on record."""
         return msgspec.json.decode(self.records.there()["generation"][1], type=Generation)
@@ -272,6 +290,110 @@ def test_a_worker_that_does_not_let_go_is_left_out() -> None:
             assert stuck.task is not None
             with pytest.raises(Fenced, match="goes on without b"):
                 await asyncio.wait_for(stuck.task, 10)
+
+    asyncio.run(run())
+
+
+def test_a_worker_alone_that_is_slow_is_waited_for() -> None:
+    """Nobody is left out for whom nobody would take over: it has everything again once it let go."""
+
+    async def run() -> None:
+        async with _stage() as stage:
+            (alone,) = await stage.joined("a")
+            await stage.shared(alone)
+            before = stage.generation()
+            await stage.barrier(alone)
+            await stage.take(REBALANCE_S, alone)
+            alone.worker.may_let_go.set()
+            await until(lambda: alone.coordinator.generation > before.number, "its part of a generation")
+            await stage.shared(alone)
+
+    asyncio.run(run())
+
+
+def test_a_group_that_is_slow_as_a_whole_is_waited_for() -> None:
+    """The time of a rebalance counts from the first that let go: the second is not left out at once."""
+
+    async def run() -> None:
+        async with _stage() as stage:
+            first, second = await stage.joined("a", "b")
+            await stage.shared(first, second)
+            leader, other = (first, second) if first.assignor.assigned else (second, first)
+            await stage.barrier(leader, other)
+            await stage.take(REBALANCE_S, leader, other)
+            other.worker.may_let_go.set()
+            await stage.take(REBALANCE_S / 3, leader, other)
+            leader.worker.may_let_go.set()
+            await stage.shared(leader, other)
+            assert set(stage.generation().members) == {"a", "b"}
+
+    asyncio.run(run())
+
+
+def test_a_leader_that_does_not_let_go_is_fenced() -> None:
+    """It does not hold up those that did: it says so, and another leads when its session is over."""
+
+    async def run() -> None:
+        async with _stage() as stage:
+            first, second = await stage.joined("a", "b")
+            await stage.shared(first, second)
+            leader, other = (first, second) if first.assignor.assigned else (second, first)
+            await stage.barrier(leader)
+            await until(lambda: not other.worker.parts, "the other let go")
+            await stage.take(REBALANCE_S, leader, other)
+            assert leader.task is not None
+            with pytest.raises(Fenced, match=f"{leader.name} leads generation .* restart this worker"):
+                await asyncio.wait_for(leader.task, 10)
+            for number in leader.worker.parts:
+                del stage.owners.owner[number]  # the ledger fences it off
+            await stage.take(SESSION_S / 2, other)
+            await stage.take(SESSION_S / 2, other)
+            await stage.shared(other)
+
+    asyncio.run(run())
+
+
+def test_a_leader_that_leaves_takes_no_lease_back() -> None:
+    """Its good-bye wakes nothing of its own: it ends in order, not as one that was left out."""
+
+    async def run() -> None:
+        async with _stage() as stage:
+            first, second = await stage.joined("a", "b")
+            await stage.shared(first, second)
+            leader, other = (first, second) if first.assignor.assigned else (second, first)
+            await leader.worker.let_go()
+            await leader.coordinator.leave()
+            assert leader.task is not None
+            await asyncio.wait_for(leader.task, 10)
+            await leader.coordinator.subscribe({"u"})  # Faust may: it is too late
+            await stage.shared(other)
+            assert set(stage.generation().members) == {other.name}
+
+    asyncio.run(run())
+
+
+def test_the_parts_of_a_generation_are_written_once() -> None:
+    """A leader that was replaced while it dealt the partitions out leaves those of its successor in force."""
+
+    async def run() -> None:
+        async with _stage() as stage:
+            (leader,) = await stage.joined("a")
+            await stage.shared(leader)
+            made: list[Assignment] = []
+
+            async def overtaken(topics: set[str]) -> dict[str, int]:
+                part = ConsumerProtocolMemberAssignment(1, [("t", [5])], b"").encode()
+                made.append(Assignment(stage.generation().number, {"a": part}))
+                stage.records.store("assignment", msgspec.json.encode(made[-1]), None, "")
+                return dict.fromkeys(topics, PARTITIONS)
+
+            leader.worker.partitions_of = overtaken  # type: ignore[method-assign]  # what another leader does
+            before = stage.generation()
+            await leader.coordinator.subscribe({"t", "u"})
+            await until(lambda: leader.coordinator.generation > before.number, "a part")
+            await until(lambda: leader.worker.parts == {5}, "the part of the successor")
+            kept = msgspec.json.decode(stage.records.there()["assignment"][1], type=Assignment)
+            assert kept == made[-1]
 
     asyncio.run(run())
 

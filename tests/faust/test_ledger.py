@@ -87,6 +87,23 @@ def test_an_earlier_owner_is_refused_and_leaves_no_trace(server: NatsServer, ide
     asyncio.run(run())
 
 
+def test_the_partition_that_was_lost_is_named(server: NatsServer, ident: str) -> None:
+    """Not the first of the commit, but the one somebody else has now, or whose record is gone."""
+
+    async def run() -> None:
+        async with _staged(server, ident) as stage:
+            await stage.first.claim([HERE, THERE], 1)
+            await stage.second.claim([THERE], 2)
+            with pytest.raises(Fenced, match=r"partition=1\) belongs to second of generation 2"):
+                await stage.first.commit({HERE: 5, THERE: 9})
+            subject = stage.names.offset(*THERE)
+            await stage.link.api(f"STREAM.PURGE.{stage.names.state_stream}", {"filter": subject})
+            with pytest.raises(Fenced, match=r"record of .*partition=1\) is gone"):
+                await stage.first.commit({HERE: 5, THERE: 9})
+
+    asyncio.run(run())
+
+
 def test_an_earlier_generation_can_not_claim(server: NatsServer, ident: str) -> None:
     """A worker that comes back with an old generation does not take anything away."""
 

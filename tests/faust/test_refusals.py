@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import msgspec
 import pytest
 
 from lucid_events.faust_nats import EventLog, Unsupported, create_app, running
@@ -26,6 +27,27 @@ def test_an_old_server_is_refused(url: str, ident: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(link_module, "OLDEST", (99, 0, 0))
     with pytest.raises(Unsupported, match=r"needs 2\.12 or later"):
         asyncio.run(_start(create_app(ident, url)))
+
+
+@pytest.mark.parametrize("version", ["2.11.9", "2.9.25", "1.4.1"])
+def test_the_version_that_a_server_says_is_compared(ident: str, version: str) -> None:
+    """Release by release: 2.9 and 2.11 come before 2.12, whatever their patches."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        about = {"server_id": "x", "version": version, "max_payload": 1 << 20, "headers": True, "proto": 1}
+        writer.write(b"INFO " + msgspec.json.encode(about) + b"\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            await _start(create_app(ident, f"nats://127.0.0.1:{port}"))
+
+    with pytest.raises(Unsupported, match=rf"is {version}: the driver needs 2\.12 or later"):
+        asyncio.run(run())
 
 
 def test_a_server_without_jetstream_is_refused(tmp_path: Path, ident: str) -> None:
@@ -92,6 +114,77 @@ def test_a_table_is_not_changed_outside_an_agent(url: str, ident: str) -> None:
                 made.counts["a"] = 1
 
     asyncio.run(run())
+
+
+def test_a_change_outside_an_agent_is_refused_by_the_driver_too(url: str, ident: str) -> None:
+    """Faust does not ask for the event in hand when a table's keys are placed by the partitioner."""
+
+    async def run() -> None:
+        app = create_app(ident, url)
+        table = app.Table("free", partitions=4, use_partitioner=True)
+        topic = app.topic("x", partitions=4)
+
+        async def idle(stream: faust.StreamT[Any]) -> None:
+            async for _ in stream:
+                pass
+
+        app.agent(topic)(idle)
+        async with running(app):
+            await until(lambda: bool(app.consumer.assignment()), "an assignment")
+            with pytest.raises(Unsupported, match="changed outside an agent"):
+                table["a"] = 1
+
+    asyncio.run(run())
+
+
+async def _read(url: str, ident: str, **topic: Any) -> None:
+    """Run an app that reads the topic "shared"."""
+    app = create_app(ident, url)
+    shared = app.topic("shared", value_serializer="raw", **topic)
+
+    async def idle(stream: faust.StreamT[Any]) -> None:
+        async for _ in stream:
+            pass
+
+    app.agent(shared)(idle)
+    async with running(app):
+        await until(lambda: bool(app.consumer.assignment()) or bool(app.crashed), "an assignment")
+
+
+def test_a_topic_with_another_number_of_partitions_is_refused(url: str, ident: str) -> None:
+    """An app that says 8 of a topic that has 4 would place keys where nobody looks for them."""
+    asyncio.run(_read(url, f"{ident}-first", partitions=4))
+    asyncio.run(_read(url, f"{ident}-same", partitions=4))
+    asyncio.run(_read(url, f"{ident}-any"))
+    with pytest.raises(Unsupported, match=r"'shared' has 4 partitions, the app gives it 8"):
+        asyncio.run(_read(url, f"{ident}-other", partitions=8))
+
+
+def test_a_topic_is_not_declared_with_another_number_of_partitions(url: str, ident: str) -> None:
+    """Declaring what is there with 8 is refused; the app's default number is for topics that are made."""
+
+    async def run() -> None:
+        app = create_app(ident, url, topic_partitions=2)
+        async with running(app):
+            await app.topic("out", partitions=4).declare()
+            await app.topic("out").declare()
+            with pytest.raises(Unsupported, match=r"'out' has 4 partitions, the app gives it 8"):
+                await app.topic("out", partitions=8).declare()
+
+    asyncio.run(run())
+
+
+def test_publishing_at_the_commit_is_refused(url: str, ident: str) -> None:
+    """With exactly_once such a message has no event, so no id by which a repeated one is known."""
+
+    async def run(**settings: Any) -> None:
+        app = create_app(ident, url, stream_publish_on_commit=True, **settings)
+        app.topic("x")
+        await _start(app)
+
+    asyncio.run(run(processing_guarantee="at_least_once"))
+    with pytest.raises(Unsupported, match="stream_publish_on_commit"):
+        asyncio.run(run())
 
 
 def test_a_stream_that_is_missing_is_named(url: str, ident: str) -> None:

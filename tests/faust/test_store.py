@@ -8,6 +8,7 @@ from typing import Any
 
 import faust
 import pytest
+from faust.types import TP
 
 from lucid_events.faust_nats import EventLog, Unsupported, create_app, running
 from tests.faust.counting import Counting
@@ -62,6 +63,45 @@ def test_a_worker_keeps_only_the_keys_of_its_partitions(server: NatsServer, url:
                 await until(lambda: len(one.counts) + len(two.counts) == 200, "the others at the first")
                 assert not set(one.counts) & set(two.counts)
         await client.close()
+
+    asyncio.run(run())
+
+
+def test_a_key_that_is_deleted_is_not_remembered(url: str, ident: str) -> None:
+    """Keys that come and go take no memory, however they go; a partition they left does not drop them."""
+
+    async def run() -> None:
+        app = create_app(ident, url, topic_partitions=2)
+        topic = app.topic("words", key_type=str, value_type=str, partitions=2)
+        table = app.Table("seen", default=int, partitions=2)
+        store: Any = table.data
+        handled: list[str] = []
+
+        async def handle(stream: faust.StreamT[Any]) -> None:
+            async for word in stream:
+                match word:
+                    case "clear":
+                        table.clear()
+                    case "pop":
+                        table.pop("shared")
+                    case _:
+                        table[word] += 1
+                        if word != "shared":
+                            del table[word]
+                handled.append(word)
+
+        app.agent(topic)(handle)
+        sent = [("a", 0), ("b", 0), ("shared", 0), ("pop", 0), ("shared", 1)]
+        async with running(app):
+            for number, (word, partition) in enumerate(sent):
+                await topic.send(key=word, value=word, partition=partition)
+                await until(lambda wanted=number + 1: len(handled) == wanted, word)  # type: ignore[misc]
+            assert {number: keys for number, keys in store._keys.items() if keys} == {1: {"shared"}}
+            store._forget(TP(f"{ident}-seen-changelog", 0))
+            assert dict(table) == {"shared": 1}
+            await topic.send(key="a", value="clear", partition=1)
+            await until(lambda: len(handled) == len(sent) + 1, "clear")
+            assert not any(store._keys.values())
 
     asyncio.run(run())
 
