@@ -38,6 +38,8 @@ FIELDS = (
     "actual",
     "request",
     "trace",
+    "generation",
+    "version",
 )
 """Names under which log lines carry data; everything else in `extra` is an error of the caller."""
 

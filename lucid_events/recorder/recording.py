@@ -3,19 +3,17 @@
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from lucid_events.client import Commands
-from lucid_events.domain.commands import Create, Detach, Slow
+from lucid_events.domain.commands import Create, Detach
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.replies import Accepted, BeatReply
 from lucid_events.domain.transitions import State
 from lucid_events.domain.values import Frames
 from lucid_events.errors import (
     AppendUncertain,
-    CommandRejected,
     Fenced,
     LucidError,
     StoreUnavailable,
@@ -34,6 +32,7 @@ from lucid_events.recorder.options import (
     ignore_acked,
     no_checkpoint,
 )
+from lucid_events.recorder.pressure import Pressure
 from lucid_events.recorder.receipts import Receipts
 from lucid_events.recorder.sealer import Sealer
 from lucid_events.recorder.sources import CountsFrames, Source
@@ -44,8 +43,6 @@ from lucid_events.subjects import Subjects
 
 _ASK_S = 5.0
 """How long a fenced recorder waits to hear why."""
-_MOST_STEPS = 16
-"""Changes of step that wait to be told; the oldest are dropped when a server is away for long."""
 _log = logging.getLogger(__name__)
 
 
@@ -100,7 +97,7 @@ class Recording:
         self._conductor: Conductor | None = None
         self._asked_to_stop = self._asked_to_leave = False
         self._first_index = 0
-        self._steps: deque[tuple[Step, str]] = deque(maxlen=_MOST_STEPS)
+        self._pressure = Pressure(session, commands, self._moved)
 
     @property
     def state(self) -> State | None:
@@ -245,7 +242,7 @@ class Recording:
             sealer.run(),
             self._link.run_beats(),
             self._link.run_live(),
-            self._tell_pressure(writer, accepted.epoch),
+            self._pressure.tell(accepted.epoch, lambda: self.acked_upto),
         )
         seconds = (self._clock.now() - began).total_seconds()
         return self._totals(accepted, conductor, intake, sealer, reason, seconds)
@@ -280,7 +277,7 @@ class Recording:
             stalled_s=writer.stalled_s,
             held=writer.held,
             arrived=writer.wake,
-            on_step=self._stepped,
+            on_step=self._pressure.stepped,
         )
         sealer = Sealer(
             self._commands,
@@ -315,27 +312,6 @@ class Recording:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _tell_pressure(self, writer: CaptureWriter, epoch: int) -> None:
-        """Bring each change of step into the history, in order, as soon as somebody takes it."""
-        while True:
-            await self._moved.until(lambda: self._steps)
-            step, reason = self._steps.popleft()
-            slow = Slow(epoch=epoch, offset=writer.acked_upto, step=step, reason=reason)
-            told = False
-            while not told:
-                try:
-                    await self._commands.send(self._session, slow)
-                except (StoreUnavailable, AppendUncertain):
-                    continue  # `send` has waited between its attempts
-                except CommandRejected as exc:
-                    _log.info("not told", extra={"session": self._session, "reason": exc.message})
-                told = True
-
-    def _stepped(self, step: Step, reason: str) -> None:
-        _log.warning("pressure", extra={"session": self._session, "step": step, "reason": reason})
-        self._steps.append((step, reason))
-        self._moved.notify()
 
     def _captured(self, upto: int) -> None:
         self._link.captured = upto

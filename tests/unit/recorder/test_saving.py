@@ -365,10 +365,10 @@ def test_no_step_is_skipped_that_there_was_room_for() -> None:
             running = asyncio.create_task(finished(recording))
             await eventually(lambda: recording.opened)
             steps: list[Step] = ["blocking", "flowing"] * 8
-            recording._stepped("spooling", "first")
+            recording._pressure.stepped("spooling", "first")
             await eventually(lambda: service.recorder.asked)
             for n, step in enumerate(steps):
-                recording._stepped(step, str(n))
+                recording._pressure.stepped(step, str(n))
             service.recorder.answers.set()
             await eventually(lambda: service.recorder.answered == 17)
             recording.stop()
