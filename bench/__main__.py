@@ -3,8 +3,8 @@
     python -m bench [--only NAME …] [--runs 5] [--quick] [--json] [--write docs/performance.md]
 
 Names: record, script, objects, commands, latency, replay, verify, http, faust. Fails on nothing but lost
-bytes: figures of a shared machine are no test. `--write` puts the table into the page between its markers and
-leaves the rest as it is.
+bytes: figures of a shared machine are no test. `--write` puts the rows into the page's table, between its
+markers, and leaves the rest as it is.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def main() -> None:
     else:
         print(table(found))
     if asked.write:
-        write(asked.write, table(found))
+        write(asked.write, [outcome.row() for outcome in found])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sysconfig
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import lz4.frame
@@ -26,6 +27,7 @@ CHUNK_BYTES = 10 * MIB
 VIDEO = "testsrc2=size=1280x720:rate=30,noise=c0s=20:allf=t"
 PEAK = """
 import sys
+from functools import partial
 from pathlib import Path
 from lucid_events.compression import codecs
 codec, level, data = sys.argv[1], int(sys.argv[2]), sys.stdin.buffer.read()
@@ -93,8 +95,8 @@ def bench_codecs() -> None:
     for name, data in inputs().items():
         for codec, level in (("gzip", 1), ("gzip", 6), ("zstd", 1), ("zstd", 3), ("lz4", 0), ("lz4", 9)):
             stored = codecs.compress(codec, level, data)
-            there = best_ms(lambda c=codec, n=level, d=data: codecs.compress(c, n, d), 3)
-            back = best_ms(lambda c=codec, s=stored, d=data: codecs.decompress(c, s, size=len(d)), 3)
+            there = best_ms(partial(codecs.compress, codec, level, data), 3)
+            back = best_ms(partial(codecs.decompress, codec, stored, size=len(data)), 3)
             print(f"  {name:<12} {codec} {level}: {len(data) / len(stored):7.3f} {there:8.1f} {back:7.1f}")
 
 
@@ -108,8 +110,10 @@ def bench_lz4() -> None:
                     def work(
                         d: bytes = data, level: int = level, linked: bool = linked, block: int = block
                     ) -> bytes:
-                        return lz4.frame.compress(
-                            d, compression_level=level, block_linked=linked, block_size=block
+                        return bytes(
+                            lz4.frame.compress(
+                                d, compression_level=level, block_linked=linked, block_size=block
+                            )
                         )
 
                     kind = "linked" if linked else "independent"
@@ -135,12 +139,18 @@ def bench_probe() -> None:
     try:
         for name, data in made.items():
             row = [f"{len(data) / len(codecs.compress('gzip', 6, data)):8.3f} |"]
-            for probe.WINDOWS, probe.WINDOW_BYTES in shapes:
-                cost = best_ms(lambda d=data: probe.sample_ratio(d))
+            for shape in shapes:
+                _sample_as(shape)
+                cost = best_ms(partial(probe.sample_ratio, data))
                 row.append(f"{probe.sample_ratio(data):7.3f} {cost:5.2f}")
             print(f"  {name:<16}", "  ".join(row))
     finally:
-        probe.WINDOWS, probe.WINDOW_BYTES = shipped
+        _sample_as(shipped)
+
+
+def _sample_as(shape: tuple[int, int]) -> None:
+    windows, size = shape
+    vars(probe).update(WINDOWS=windows, WINDOW_BYTES=size)
 
 
 def bench_threads() -> None:
@@ -150,10 +160,14 @@ def bench_threads() -> None:
         row = []
         for workers in (1, 2, 4):
             with ThreadPoolExecutor(workers) as threads:
-                work = [(codec, None, data)] * 4
-                took = best_ms(lambda t=threads, w=work: list(t.map(lambda a: codecs.compress(*a), w)))
+                each = partial(codecs.compress, codec, None)
+                took = best_ms(partial(_all, threads, each, [data] * 4))
                 row.append(f"{workers}: {took:7.1f}")
         print(f"  {codec:<5}", "  ".join(row))
+
+
+def _all(threads: ThreadPoolExecutor, work: Callable[[bytes], object], items: list[bytes]) -> None:
+    list(threads.map(work, items))
 
 
 def bench_memory() -> None:

@@ -123,10 +123,10 @@ async def push(load: Load) -> Pushed:
                     at = rng.randrange(len(data) - load.piece_bytes)
                     piece = bytes(data[at : at + load.piece_bytes])
                     status, said = await connection.ask(
-                        "POST", f"/pipelines/{session}/chunks?offset={offset}", piece
+                        "POST", f"/chunks/{session}/process?offset={offset}&wait=0", piece
                     )
                     done.latencies_s.append(time.monotonic() - due)
-                    if status != 202:
+                    if status != 200:
                         done.errors.append(f"{session} at {offset}: {status} {said[:500].decode()}")
                         return
                     digest.update(piece)

@@ -1,12 +1,13 @@
 """Sessions pushed through HTTP all at once: how much longer a status takes, and that nothing is lost.
 
-    python -m bench.http_load [--sessions 200] [--seconds 60] [--runs 1] [--quick] [--apart]
+    python -m bench.http_load [--sessions 200] [--seconds 60] [--runs 1] [--quick] [--together]
 
-The whole product is under load: `lucid up --http` on a server of its own; with `--apart`, `lucid serve` is a
-process beside `lucid up`. Each session pushes 100 KB/s, 50 KB every half second. Its status is asked for by
-another process, first while nothing else goes on, then during the load. Afterwards every session is stopped
-and played over HTTP, and its SHA-256 compared with what was sent. An error, or a byte that is not there,
-fails the measurement.
+The whole product is under load, in the processes that `deploy/containers/compose.yaml` makes of it: the
+server, `lucid up` for the work, `lucid serve pipeline` and `lucid serve recorder`; with `--together`, one
+`lucid up --http` is all of it but the server. Each session pushes 100 KB/s to the recorder, 50 KB every half
+second. Its status is asked of the manager by another process, first while nothing else goes on, then during
+the load. Afterwards every session is stopped and played over HTTP, and its SHA-256 compared with what was
+sent. An error, or a byte that is not there, fails the measurement.
 """
 
 import argparse
@@ -56,15 +57,15 @@ class Address(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def services(stage: Stage, sessions: int, *, apart: bool) -> AsyncIterator[tuple[Address, Address]]:
+async def services(stage: Stage, sessions: int, *, together: bool) -> AsyncIterator[tuple[Address, Address]]:
     """Run the product with its HTTP services; gives where the manager and the recorder listen."""
     ports = {"PIPELINE_PORT": str(_free_port()), "RECORDER_PORT": str(_free_port())}
     env = environment(stage, **ports) | {"MAX_CONCURRENT_SESSIONS": str(sessions)}
-    words = [["up", "--json"], ["serve", "all", "--json"]] if apart else [["up", "--http", "--json"]]
+    apart = (["up"], ["serve", "pipeline"], ["serve", "recorder"])
     urls: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        for arguments in words:
-            urls = await stack.enter_async_context(_running(arguments, env))
+        for words in [["up", "--http"]] if together else apart:
+            urls |= await stack.enter_async_context(_running([*words, "--json"], env))
         found = [urlsplit(urls[name]) for name in ("pipeline", "recorder")]
         first, second = (Address(str(url.hostname), int(url.port or 80)) for url in found)
         yield first, second
@@ -123,10 +124,8 @@ async def _each(
 async def _activate(connection: Connection, session: str) -> None:
     size = random.Random(session).randint(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES)
     body = msgspec.json.encode({"session_id": session, "settings": {"chunk_bytes": size}})
-    status, said = await connection.ask("POST", "/pipelines", body, "application/json")
+    status, said = await connection.ask("POST", "/recordings/start", body, "application/json")
     assert status == 201, f"{session}: {status} {said!r}"
-    status, said = await connection.ask("POST", f"/pipelines/{session}/start")
-    assert status == 200, f"{session}: {status} {said!r}"
 
 
 async def _stop(connection: Connection, session: str) -> None:
@@ -164,7 +163,7 @@ async def load(
         AssertionError: an answer was an error, or bytes were lost or changed.
     """
     settle_s = min(SETTLE_S, seconds / 4)
-    await _each(sessions[:1], pipeline, _activate)
+    await _each(sessions[:1], recorder, _activate)
     probe = Probe(
         host=pipeline.host,
         port=pipeline.port,
@@ -173,10 +172,10 @@ async def load(
         per_second=PROBES_PER_S,
     )
     idle = await _client(Probed, "probe", probe)
-    await _each(sessions[1:], pipeline, _activate)
+    await _each(sessions[1:], recorder, _activate)
     pushing = Load(
-        host=pipeline.host,
-        port=pipeline.port,
+        host=recorder.host,
+        port=recorder.port,
         sessions=list(sessions),
         seconds=seconds,
         piece_bytes=PIECE_BYTES,
@@ -219,15 +218,20 @@ async def load(
     )
 
 
-async def run(*, sessions: int, seconds: float, apart: bool, seed: int) -> Figures:
+async def run(*, sessions: int, seconds: float, together: bool, seed: int) -> Figures:
     """Run one load on a server and services of its own."""
-    async with staged() as stage, services(stage, sessions, apart=apart) as (pipeline, recorder):
+    async with staged() as stage, services(stage, sessions, together=together) as (pipeline, recorder):
         names = [f"load-{number}" for number in range(sessions)]
         return await load(pipeline, recorder, names, seconds=seconds, seed=seed)
 
 
 async def measure(
-    *, runs: int, quick: bool = False, sessions: int = SESSIONS, seconds: float = SECONDS, apart: bool = False
+    *,
+    runs: int,
+    quick: bool = False,
+    sessions: int = SESSIONS,
+    seconds: float = SECONDS,
+    together: bool = False,
 ) -> list[Outcome]:
     """Measure the status under load against that of an idle service."""
     if quick:
@@ -235,7 +239,7 @@ async def measure(
     name = f"status over HTTP, p99, {sessions} push"
     outcome = Outcome(name, "the same, idle", Target(most=MOST), 1, "ms")
     for number in range(runs):
-        figures = await run(sessions=sessions, seconds=seconds, apart=apart, seed=number)
+        figures = await run(sessions=sessions, seconds=seconds, together=together, seed=number)
         print(msgspec.json.encode(figures).decode(), file=sys.stderr)
         outcome.add(figures.loaded_p99_s, figures.idle_p99_s)
     return [outcome]
@@ -247,7 +251,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="20 sessions for 10 s")
-    parser.add_argument("--apart", action="store_true", help="`lucid serve` beside `lucid up`")
+    parser.add_argument("--together", action="store_true", help="one process with all of it")
     asked = vars(parser.parse_args())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(table(runner.run(measure(**asked))))

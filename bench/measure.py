@@ -101,8 +101,12 @@ async def in_turns(outcome: Outcome, ours: Timed, theirs: Timed, *, runs: int) -
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the rows as a Markdown table, aligned for reading as text."""
-    rows = [HEADINGS, *(outcome.row() for outcome in outcomes)]
+    """Return the rows as a Markdown table."""
+    return aligned([HEADINGS, *(outcome.row() for outcome in outcomes)])
+
+
+def aligned(rows: Sequence[list[str]]) -> str:
+    """Return `rows`, the headings first, as a Markdown table, aligned for reading as text."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
