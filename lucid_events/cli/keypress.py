@@ -1,14 +1,15 @@
 """One key press at a time from the terminal, without Enter, while the event loop runs."""
 
-import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lucid_events.errors import ConfigError
+from lucid_events.recorder.sources.descriptors import read_ready
 
+KEY_BYTES = 16
+"""Longer than what any key sends."""
 QUIT = frozenset({"q", "Q", "\x03", "\x04", ""})
 """q, Ctrl-C, Ctrl-D and the end of input."""
 
@@ -21,16 +22,10 @@ class Keys:
 
     async def press(self) -> str:
         """Wait for a key and return what it sends; nothing when the terminal is gone."""
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_reader(self._descriptor, ready.set)
         try:
-            await ready.wait()
-            return os.read(self._descriptor, 16).decode(errors="replace")
+            return (await read_ready(self._descriptor, KEY_BYTES, terminal=True)).decode(errors="replace")
         except OSError:
             return ""  # it hung up
-        finally:
-            loop.remove_reader(self._descriptor)
 
 
 @contextmanager

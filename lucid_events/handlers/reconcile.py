@@ -1,5 +1,6 @@
 """Arms what is missing: the deadlines a session should have, after a restart or a lost timer stream."""
 
+import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -7,16 +8,23 @@ import msgspec
 
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
+from lucid_events.errors import LucidError
 from lucid_events.handlers.base import Sessions
 from lucid_events.handlers.deadlines import WAITS_FOR, Timeouts, TimerBody, arm
 from lucid_events.ports import Clock, Timers
 
+_log = logging.getLogger(__name__)
+
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reconciliation looked at, and the timers (session, name) it had to arm."""
+    """What a reconciliation looked at, and the timers (session, name) it had to arm.
+
+    `unreadable` are sessions whose history is of no use: nobody can tell what they wait for.
+    """
 
     sessions: int
     armed: tuple[tuple[SessionId, str], ...]
+    unreadable: tuple[SessionId, ...] = ()
 
 
 class Reconciliation:
@@ -28,13 +36,21 @@ class Reconciliation:
     async def run(self, open_sessions: AsyncIterator[SessionId]) -> Reconciled:
         """Arm every missing timer of the sessions given; one that is past due fires at once.
 
-        A lease gets its full time from now: after an outage of ours the recorder has had no chance.
+        A lease gets its full time from now: after an outage of ours the recorder has had no chance. A
+        session whose history can't be read is told, and keeps no other from its timers.
+
+        Raises:
+            StoreUnavailable, AppendUncertain: the server does not answer; run again.
         """
-        seen, armed = 0, []
+        seen, armed, unreadable = 0, [], []
         async for session in open_sessions:
             seen += 1
-            armed += [(session, name) for name in await self._arm_missing(session)]
-        return Reconciled(sessions=seen, armed=tuple(armed))
+            try:
+                armed += [(session, name) for name in await self._arm_missing(session)]
+            except LucidError as exc:
+                no_timer(session, exc)
+                unreadable.append(session)
+        return Reconciled(sessions=seen, armed=tuple(armed), unreadable=tuple(unreadable))
 
     async def _arm_missing(self, session: SessionId) -> list[str]:
         state = (await self._sessions.refresh(session)).state
@@ -51,3 +67,11 @@ class Reconciliation:
         for body, at in missing:
             await arm(self._timers, session, body, at)
         return [body.name for body, _ in missing]
+
+
+def no_timer(session: SessionId, problem: LucidError) -> None:
+    """Tell that nobody knows what `session` waits for; a problem that passes is raised."""
+    if problem.retry:
+        raise problem
+    extra = {"session": session, "reason": problem.message}
+    _log.error("a session has no timers: its history can't be used", extra=extra)

@@ -17,6 +17,7 @@ from lucid_events.domain.ids import SessionId, Version
 from lucid_events.domain.retention import next_step
 from lucid_events.domain.state import Session
 from lucid_events.domain.values import Retention
+from lucid_events.errors import LucidError
 from lucid_events.handlers.base import (
     Done,
     EventReaction,
@@ -29,6 +30,7 @@ from lucid_events.handlers.base import (
     at_least,
 )
 from lucid_events.handlers.deadlines import TimerBody, arm
+from lucid_events.handlers.reconcile import no_timer
 from lucid_events.ports import Clock, Timers
 
 TIMER: Final = "retention"
@@ -105,11 +107,18 @@ async def arm_missing(
 ) -> int:
     """Arm the timers that ended sessions should have and have not; returns how many.
 
-    A due message is kept for a week, and a timer stream can be lost; histories are not.
+    A due message is kept for a week, and a timer stream can be lost; histories are not. One that can't be
+    read is told, and keeps no other session from its timer.
+
+    Raises:
+        StoreUnavailable, AppendUncertain: the server does not answer; call again.
     """
     count = 0
     async for session in ended:
         if not await timers.armed(session, TIMER):
-            standing = await sessions.refresh(session)
-            count += await arm_next(timers, standing.state, default, standing.version)
+            try:
+                standing = await sessions.refresh(session)
+                count += await arm_next(timers, standing.state, default, standing.version)
+            except LucidError as exc:
+                no_timer(session, exc)
     return count

@@ -7,7 +7,7 @@ that silently lacks a part is worse than one that is restarted.
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 from lucid_events.compression import ByteBudget, CompressionStatistics, Compressor
@@ -74,6 +74,10 @@ PARTS = (*REACTIONS, *SWITCHED)
 
 STORING_PARTS = ("chunks", "finaliser")
 """Parts that carry out the stages from `chunk_generation` on."""
+
+RECONCILE_AGAIN_S = 5.0
+"""Pause before timers are looked at again when the server did not answer. Half asks a server that is just
+coming up twice as often; twice leaves a lost recorder unnoticed for longer."""
 
 _OPEN = (State.STARTING, State.ACTIVE, State.PAUSING, State.PAUSED, State.STOPPING)
 
@@ -148,6 +152,7 @@ class Workers:
         self._copies = ChunkCopies(Path(folder)) if folder else None
         voucher = voucher_of(settings)
         self._identify: Identify = voucher.identify if voucher else identify_nobody
+        self._stopping = asyncio.Event()
         self.runners: dict[str, Runner] = {}
         self.projectors: StatusProjectors | None = None
         self.witness = witness(adapters) if "witness" in self.parts else None
@@ -218,6 +223,7 @@ class Workers:
             yield self
 
     def _stop(self) -> None:
+        self._stopping.set()
         self.returned.stop()
         for runner in self.runners.values():
             runner.stop()
@@ -305,17 +311,22 @@ class Workers:
         await set_aside(a.letters, a.subjects, pointer)
 
     async def _reconcile(self) -> None:
-        """Arm what is missing, once; a failure is told and left to the next start."""
+        """Arm what is missing, once; while the server does not answer, again."""
+        while not self._stopping.is_set():
+            try:
+                return await self._arm_missing()
+            except LucidError as exc:
+                _log.warning("timers were not reconciled", extra={"reason": exc.message})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RECONCILE_AGAIN_S):
+                    await self._stopping.wait()
+
+    async def _arm_missing(self) -> None:
         a = self._adapters
-        try:
-            made = await Reconciliation(self.histories, a.timers, a.clock, self.timeouts).run(
-                self._sessions_in(_OPEN)
-            )
-            ended = self._sessions_in(ENDED)
-            kept = await arm_missing(ended, self.histories, a.timers, a.settings.retention.policy)
-        except LucidError as exc:
-            _log.warning("timers were not reconciled", extra={"reason": exc.message})
-            return
+        reconciliation = Reconciliation(self.histories, a.timers, a.clock, self.timeouts)
+        made = await reconciliation.run(self._sessions_in(_OPEN))
+        ended = self._sessions_in(ENDED)
+        kept = await arm_missing(ended, self.histories, a.timers, a.settings.retention.policy)
         if count := len(made.armed) + kept:
             _log.info("missing timers armed", extra={"count": count})
 

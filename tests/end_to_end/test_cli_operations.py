@@ -89,6 +89,7 @@ def test_a_damaged_chunk_is_set_aside_and_redriven(shared: Pipeline) -> None:
     (shown,) = said(shared, "dlq", "show", number)
     assert shown["original"]["subject"] == f"lucid.evt.{session}.chunk.sealed"
     assert session in shared.cli("dlq", "show", number).stdout
+    assert json.loads(shared.cli("dlq", "show", number, "--body").stdout)["index"] == 0
     assert number in shared.cli("dlq", "list").stdout
     # As long as the bytes are wrong it stays where it is.
     (again,) = said(shared, "dlq", "redrive", number, code=6)
@@ -100,8 +101,9 @@ def test_a_damaged_chunk_is_set_aside_and_redriven(shared: Pipeline) -> None:
             await client.jetstream().delete_msg("LUCID_CAPTURE", bad)
 
     asyncio.run(repair())
-    (done,) = said(shared, "dlq", "redrive", number)
-    assert done["outcome"] == "done"
+    missing, done = said(shared, "dlq", "redrive", "999999", number, code=3)
+    assert (missing["number"], missing["outcome"]) == (999999, "refused")
+    assert (done["number"], done["outcome"]) == (int(number), "done")
     assert said(shared, "dlq", "show", number, code=3)[0]["error"]["code"] == "not_found"
     assert shared.cli("chunks", "get", session, "0").stdout == "a" * 2048 + "b" * 2048
     view = said(shared, "status", session)[0]

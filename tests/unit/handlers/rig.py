@@ -16,7 +16,16 @@ from lucid_events.domain.state import Session
 from lucid_events.domain.values import SessionSettings
 from lucid_events.errors import LucidError, VersionConflict
 from lucid_events.handlers.attempts import Attempts
-from lucid_events.handlers.base import Checkpoint, Done, Issued, Message, Outcome, Reaction, no_checkpoint
+from lucid_events.handlers.base import (
+    Checkpoint,
+    Done,
+    Issued,
+    Message,
+    Outcome,
+    Reaction,
+    Standing,
+    no_checkpoint,
+)
 from lucid_events.handlers.chunks import ChunkHandler
 from lucid_events.handlers.commands import CommandHandler
 from lucid_events.handlers.execution import Execution
@@ -46,6 +55,23 @@ PATIENCE_S = 30.0
 
 class Crash(BaseException):
     """The process dies here; nothing in the package may catch it."""
+
+
+class Unreadable:
+    """The real histories, but that of `broken`, for good or for now."""
+
+    def __init__(self, histories: Histories, broken: SessionId, problem: LucidError) -> None:
+        self._histories, self._broken, self._problem = histories, broken, problem
+
+    async def load(self, session: SessionId) -> Standing:
+        """Return the session, perhaps as it stood a moment ago."""
+        return await self.refresh(session)
+
+    async def refresh(self, session: SessionId) -> Standing:
+        """Return the session as the leader's history has it now."""
+        if session == self._broken:
+            raise self._problem
+        return await self._histories.refresh(session)
 
 
 class Decisions:

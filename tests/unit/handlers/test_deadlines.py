@@ -9,6 +9,7 @@ from lucid_events.domain import events as ev
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
 from lucid_events.domain.values import Retention, SessionSettings
+from lucid_events.errors import IntegrityError, StoreUnavailable
 from lucid_events.handlers.base import Done, Message, Skip
 from lucid_events.handlers.deadlines import Deadlines, Timeouts, TimerBody
 from lucid_events.handlers.due import DueTimers
@@ -18,7 +19,7 @@ from lucid_events.handlers.runner import Limits, Runner
 from lucid_events.jetstream.definitions import load
 from lucid_events.subjects import Subjects
 from tests.unit.domain.specification import ready, sealed
-from tests.unit.handlers.rig import BEAT_S, SID, Rig
+from tests.unit.handlers.rig import BEAT_S, SID, Rig, Unreadable
 
 ATTACHED = ev.RecorderAttached(epoch=1, recorder="r", offset=0)
 LEFT = ev.RecorderDetached(epoch=1, offset=0)
@@ -289,6 +290,44 @@ def test_reconciliation_arms_what_is_missing_and_only_that() -> None:
         assert done.sessions == 3
         assert done.armed == ((starting, "start"), (active, "lease"), (alone, "lease"))
         assert (await reconciliation.run(sessions())).armed == ()
+
+    asyncio.run(scenario())
+
+
+def test_a_history_that_can_not_be_read_keeps_no_other_from_its_timers() -> None:
+    """The sessions behind it are armed, and it is named."""
+
+    async def scenario() -> None:
+        rig = Rig()
+        broken, behind = SessionId("a"), SessionId("b")
+        await rig.session_with_recorder(broken)
+        await rig.session_with_recorder(behind)
+
+        async def sessions() -> AsyncIterator[SessionId]:
+            yield broken
+            yield behind
+
+        histories = Unreadable(rig.histories, broken, IntegrityError("the log was cut back"))
+        done = await Reconciliation(histories, rig.timers, rig.clock, TIMEOUTS).run(sessions())
+        assert (done.sessions, done.armed, done.unreadable) == (2, ((behind, "lease"),), (broken,))
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_does_not_answer_is_told_to_the_caller() -> None:
+    """It says nothing about any session, so the reconciliation is to be run again."""
+
+    async def scenario() -> None:
+        rig = Rig()
+        away = SessionId("a")
+        await rig.session_with_recorder(away)
+
+        async def sessions() -> AsyncIterator[SessionId]:
+            yield away
+
+        histories = Unreadable(rig.histories, away, StoreUnavailable("no answer"))
+        with pytest.raises(StoreUnavailable):
+            await Reconciliation(histories, rig.timers, rig.clock, TIMEOUTS).run(sessions())
 
     asyncio.run(scenario())
 

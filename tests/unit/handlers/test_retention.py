@@ -12,12 +12,12 @@ from lucid_events.domain import events as ev
 from lucid_events.domain.ids import Digest, SessionId, command_id
 from lucid_events.domain.transitions import State
 from lucid_events.domain.values import Retention
-from lucid_events.errors import StoreUnavailable
+from lucid_events.errors import IntegrityError, StoreUnavailable
 from lucid_events.handlers.due import DueTimers
 from lucid_events.handlers.eraser import Eraser
 from lucid_events.handlers.requests import Request
 from lucid_events.handlers.retention import TIMER, Periods, RetentionTimes, arm_missing
-from tests.unit.handlers.rig import SID, Rig
+from tests.unit.handlers.rig import SID, Rig, Unreadable
 from tests.unit.handlers.test_deadlines import TIMEOUTS
 
 DATA = b"bytes " * 50
@@ -196,5 +196,28 @@ def test_what_is_missing_is_armed() -> None:
 
         assert await arm_missing(sessions(), rig.histories, rig.timers, SHORT) == 1
         assert [await rig.timers.armed(s, TIMER) for s in (late, armed, held)] == [True, True, False]
+
+    asyncio.run(scenario())
+
+
+def test_a_history_that_can_not_be_read_keeps_no_other_from_its_timer() -> None:
+    """The session behind it is armed; a server that does not answer is the caller's to wait for."""
+
+    async def scenario() -> None:
+        rig = Rig()
+        broken, behind = SessionId("broken"), SessionId("behind")
+        await ended(rig, broken)
+        await ended(rig, behind)
+
+        async def sessions() -> AsyncIterator[SessionId]:
+            yield broken
+            yield behind
+
+        damaged = Unreadable(rig.histories, broken, IntegrityError("the log was cut back"))
+        assert await arm_missing(sessions(), damaged, rig.timers, SHORT) == 1
+        assert await rig.timers.armed(behind, TIMER)
+        away = Unreadable(rig.histories, broken, StoreUnavailable("no answer"))
+        with pytest.raises(StoreUnavailable):
+            await arm_missing(sessions(), away, rig.timers, SHORT)
 
     asyncio.run(scenario())
