@@ -26,6 +26,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from lucid_events.durable_files import write_whole
 from lucid_events.errors import ConfigError, NotFound
 
 MODE: Final = 0o600
@@ -208,20 +209,9 @@ class Credentials:
 
     def _write(self, file: _File) -> None:
         body = msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
-        beside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, MODE), "wb") as opened:
-                opened.write(body)
-                opened.flush()
-                os.fsync(opened.fileno())
-            beside.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_whole(self.path, body, mode=MODE)
         except OSError as exc:
-            beside.unlink(missing_ok=True)
             raise ConfigError(f"{self.path}: can't be written: {exc.strerror}", path=str(self.path)) from exc
 
 

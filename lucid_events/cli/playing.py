@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from lucid_events.cli.output import err, size
 from lucid_events.cli.running import Server, SessionArgument, run, settings
 from lucid_events.domain.ids import session_id
+from lucid_events.durable_files import sync_folder
 from lucid_events.errors import ConfigError
 
 
@@ -193,6 +194,7 @@ class _opened:  # noqa: N801 - used as a function
         self._file.close()
         if self._part is not None:
             self._part.replace(path)
+            sync_folder(path.parent)
 
 
 def _progress(output: str) -> Progress:

@@ -8,9 +8,7 @@ Written before the history says `chunk.ready`, by the worker that stores the chu
 
 import asyncio
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from lucid_events.compression import Compressed
 from lucid_events.domain.events import ChunkSealed
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.values import Quality
+from lucid_events.durable_files import sync_folder, write_whole
 from lucid_events.errors import StoreUnavailable
 from lucid_events.subjects import chunk_id
 
@@ -62,17 +61,7 @@ class ChunkCopies:
     def _write(self, files: Mapping[str, bytes | bytearray | memoryview]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            beside = self._folder / f".{name}.{secrets.token_hex(4)}"
-            try:
-                with beside.open("xb") as opened:
-                    opened.write(data)
-                    opened.flush()
-                    os.fsync(opened.fileno())
-                beside.replace(self._folder / name)
-            except OSError:
-                beside.unlink(missing_ok=True)
-                raise
-        self._sync()
+            write_whole(self._folder / name, data)
 
     def _erase(self, session: SessionId) -> int:
         if not self._folder.is_dir():
@@ -83,15 +72,8 @@ class ChunkCopies:
         for path in found:
             path.unlink(missing_ok=True)
         if found:
-            self._sync()
+            sync_folder(self._folder)
         return len(found)
-
-    def _sync(self) -> None:
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _metadata(

@@ -16,6 +16,7 @@ from typing import BinaryIO, ParamSpec, TypeVar
 
 import msgspec
 
+from lucid_events.durable_files import sync_folder
 from lucid_events.errors import ConfigError
 from lucid_events.jetstream.snapshots import StreamSnapshot
 from lucid_events.service.backup_files import (
@@ -126,7 +127,7 @@ class BackupFolder:
             )
         _write_durably(self._partial / MANIFEST, text)
         os.rename(self._partial, self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         return hashlib.sha256(text).hexdigest()
 
 
@@ -236,17 +237,9 @@ def _write_durably(place: Path, text: bytes) -> None:
     with _new_file(place) as file:
         file.write(text)
         _settle(file)
-    _sync_folder(place.parent)
+    sync_folder(place.parent)
 
 
 def _settle(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

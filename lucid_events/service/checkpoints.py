@@ -1,5 +1,6 @@
 """`lucid audit checkpoints`: every checkpoint against the one before it and against the log as it is now."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from lucid_events.durable_files import write_whole
 from lucid_events.errors import ConfigError, IntegrityError
 from lucid_events.evidence import bundle
 from lucid_events.evidence.bundle import Line, Log
@@ -156,10 +158,8 @@ async def keep_checkpoint(adapters: Adapters, place: int, path: Path) -> None:
     found = await adapters.connection.leader_get(stream, seq=place)
     if found is None:
         raise IntegrityError(f"{stream} has no message {place} any more", sequence=place)
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(bundle.encoded(bundle.line_of(found)))
-        part.replace(path)
+        await asyncio.to_thread(write_whole, path, bundle.encoded(bundle.line_of(found)))
     except OSError as exc:
         raise ConfigError(f"can't write {path}: {exc.strerror}") from exc
 

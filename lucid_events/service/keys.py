@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from lucid_events.config.evidence import EvidenceSettings
+from lucid_events.durable_files import write_whole
 from lucid_events.errors import ConfigError
 from lucid_events.evidence.keys import KeyList, read_keys, write_keys
 from lucid_events.evidence.signing import Signer, may_be_seed, seed_in
@@ -112,22 +113,9 @@ def _check_seed_file(path: Path, about: os.stat_result) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)  # whatever the umask makes of it
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, data, mode=mode)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise ConfigError(f"{_shown(path)} can't be written: {exc.strerror}") from _cause(path, exc)
 
 
