@@ -1,6 +1,6 @@
 """`lucid events`: the log itself, one line per event, for following; and how an event is shown."""
 
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -48,13 +48,12 @@ def events(
         async with connect(settings(nats_url=server)) as client:
             if follow and one is not None and not await client.store.version(one):
                 err.print(f"there is no session {one} yet: waiting for it")
-            feed: AsyncIterator[Recorded | Stray] = client.events(
-                kinds=kinds, session=one, after=after, since=bound, follow=follow
-            )
+            found = client.events(kinds=kinds, session=one, after=after, since=bound, follow=follow)
             any_event = False
-            async for recorded in feed:
-                any_event = True
-                show_event(recorded, json)
+            async with aclosing(found) as feed:
+                async for recorded in feed:
+                    any_event = True
+                    show_event(recorded, json)
             if one is not None and not any_event and not await client.store.version(one):
                 await client.missing(one)
 

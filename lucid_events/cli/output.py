@@ -1,5 +1,6 @@
 """How commands speak: data on standard output (tables, or JSON), everything else on standard error."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,9 +30,17 @@ def _fill_closed() -> None:
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
+class _Console(Console):
+    """A console that leaves it to the command what a reader who has gone means for its work."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what was raised, where rich would end the process."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 _fill_closed()
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE)
+out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+err = _Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE)
 
 
 def as_json(value: object) -> str:

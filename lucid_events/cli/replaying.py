@@ -1,8 +1,8 @@
 """`lucid replay`: histories once more, as they were stored, as a view stood, or under the rules of today."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,8 @@ DISAGREES = 7
 """Exit status when a history does not agree with what it was held against, as of an IntegrityError."""
 
 STEP = "step"
+SILENCE_S = 5.0
+"""Longest pause of a replay that is not explained. Half speaks between ordinary events; twice seems to hang."""
 
 
 def register(app: typer.Typer) -> None:
@@ -102,7 +104,7 @@ def replay(
             client = await stack.enter_async_context(connect(made))
             if session is not None and not await client.store.version(session):
                 await client.missing(session)
-            feed = selected(client, session, kinds, first, last)
+            feed = await stack.enter_async_context(aclosing(selected(client, session, kinds, first, last)))
             await _print(feed, pace, stops, keys, json)
         return True
 
@@ -149,7 +151,7 @@ async def selected(
     kinds: Sequence[str],
     first: int | datetime | None,
     last: int | datetime | None,
-) -> AsyncIterator[Recorded | Stray]:
+) -> AsyncGenerator[Recorded | Stray, None]:
     """Yield the log's messages from `first` to `last`, both included, of one session and some kinds."""
     filters = [client.subjects.events_of_type(kind, session or "*") for kind in kinds]
     if not filters and session is not None:
@@ -157,10 +159,11 @@ async def selected(
     after = max(0, first - 1) if isinstance(first, int) else 0
     since = first if isinstance(first, datetime) else None
     upto = last if isinstance(last, int) else None
-    async for message in client.store.replay(filters, after=after, upto=upto, since=since):
-        if isinstance(last, datetime) and message.stored_at > last:
-            break
-        yield message
+    async with aclosing(client.store.replay(filters, after=after, upto=upto, since=since)) as feed:
+        async for message in feed:
+            if isinstance(last, datetime) and message.stored_at > last:
+                break
+            yield message
 
 
 def _at_most_one(as_of: str | None, against: str | None, *, printing: Sequence[object]) -> None:
@@ -186,7 +189,10 @@ async def _print(
             if await keys.press() in QUIT:
                 return
         elif pace and before is not None:
-            await asyncio.sleep(max(0.0, (message.stored_at - before).total_seconds() / pace))
+            wait_s = max(0.0, (message.stored_at - before).total_seconds() / pace)
+            if wait_s > SILENCE_S:
+                err.print(f"the next event comes in {wait_s:,.0f} s; --to ends before it")
+            await asyncio.sleep(wait_s)
         before = message.stored_at
         show_event(message, json)
 

@@ -53,12 +53,13 @@ class Histories(Controller):
         found: list[answers.HistoryEvent] = []
         last = None
         after = Version(place(_LIST, cursor_))
-        async for item in gateway.client.store.read(session, after=after):
-            if len(found) == limit:
-                last = found[-1].sequence
-                break
-            if isinstance(item, Recorded):
-                found.append(_event(item))
+        async with aclosing(gateway.client.store.read(session, after=after)) as history:
+            async for item in history:
+                if len(found) == limit:
+                    last = found[-1].sequence
+                    break
+                if isinstance(item, Recorded):
+                    found.append(_event(item))
         return answers.HistoryPage(session_id=session, events=found, cursor=cursor(_LIST, last))
 
     @get(

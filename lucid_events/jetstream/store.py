@@ -6,7 +6,7 @@ bytes the server acknowledged under the guard, or, when a reply was lost, what i
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from typing import Final
@@ -160,7 +160,7 @@ class JetStreamEventStore:
 
     async def read(
         self, session: SessionId, *, after: Version = Version(0), upto: int | None = None
-    ) -> AsyncIterator[Recorded | Stray]:
+    ) -> AsyncGenerator[Recorded | Stray, None]:
         """Yield the messages of one history behind `after`, up to `upto`, in order; see `EventStore.read`."""
         if upto is not None and upto <= after:
             return
@@ -194,7 +194,7 @@ class JetStreamEventStore:
         after: int = 0,
         upto: int | None = None,
         since: datetime | None = None,
-    ) -> AsyncIterator[Recorded | Stray]:
+    ) -> AsyncGenerator[Recorded | Stray, None]:
         """Yield the log in order to its end as of the call; see `EventStore.replay`."""
         end = (await self.last_position()).sequence
         last = end if upto is None else min(end, upto)

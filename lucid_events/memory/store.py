@@ -1,7 +1,7 @@
 """Histories in memory: events are encoded, chained, stored as bytes, and decoded when read."""
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
 from lucid_events import codec
@@ -79,7 +79,7 @@ class MemoryEventStore:
 
     async def read(
         self, session: SessionId, *, after: Version = Version(0), upto: int | None = None
-    ) -> AsyncIterator[Recorded | Stray]:
+    ) -> AsyncGenerator[Recorded | Stray, None]:
         """Yield the messages of one history behind `after`, up to `upto`, in order."""
         await self._server.faults.reach("read")
         for message in self._messages([self._subjects.history(session)], after, upto):
@@ -97,7 +97,7 @@ class MemoryEventStore:
         after: int = 0,
         upto: int | None = None,
         since: datetime | None = None,
-    ) -> AsyncIterator[Recorded | Stray]:
+    ) -> AsyncGenerator[Recorded | Stray, None]:
         """Yield the log from behind `after` (or from `since`) to its end as of the call, in order."""
         await self._server.faults.reach("read")
         for message in self._messages(filters, after, upto):

@@ -1,6 +1,6 @@
 """Histories in one append-only log."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -27,7 +27,10 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class EventStore(Protocol):
-    """Histories in one append-only log."""
+    """Histories in one append-only log.
+
+    Whoever does not read an iterator to its end closes it (`contextlib.aclosing`).
+    """
 
     async def append(
         self, session: SessionId, events: Sequence[NewEvent], *, expected: Version, head: Digest
@@ -60,7 +63,7 @@ class EventStore(Protocol):
 
     def read(
         self, session: SessionId, *, after: Version = Version(0), upto: int | None = None
-    ) -> AsyncIterator[Recorded | Stray]:
+    ) -> AsyncGenerator[Recorded | Stray, None]:
         """Yield the messages of one history behind version `after`, up to sequence `upto`, in order.
 
         Strays are yielded, because they count for the version. Memory is bounded by pages.
@@ -82,7 +85,7 @@ class EventStore(Protocol):
         after: int = 0,
         upto: int | None = None,
         since: datetime | None = None,
-    ) -> AsyncIterator[Recorded | Stray]:
+    ) -> AsyncGenerator[Recorded | Stray, None]:
         """Yield the log in order from behind sequence `after` (or from `since`) to its end as of the call.
 
         `filters` are subjects as `Subjects.events_of_type` builds them; none means everything.

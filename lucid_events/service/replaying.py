@@ -4,6 +4,7 @@ Nothing here writes: no event, no view, no timer. What a replay could set off ou
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 
 from lucid_events.domain.envelope import Stray
@@ -57,11 +58,12 @@ async def as_of(adapters: Adapters, session: SessionId, at: int | datetime) -> S
     projection = await status_projection(adapters)
     view: StatusView | None = None
     first: datetime | None = None
-    async for message in adapters.store.read(session):
-        first = first or message.stored_at
-        if message.sequence > at if isinstance(at, int) else message.stored_at > at:
-            break
-        view = advance(projection, view, message)
+    async with aclosing(adapters.store.read(session)) as history:
+        async for message in history:
+            first = first or message.stored_at
+            if message.sequence > at if isinstance(at, int) else message.stored_at > at:
+                break
+            view = advance(projection, view, message)
     if view is None:
         began = f"it began at {first.isoformat()}" if first else "there is no such session"
         raise NotFound(f"{session} has no event by {at}: {began}", session=session)

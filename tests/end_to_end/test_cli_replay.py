@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -113,13 +114,47 @@ def test_steps_and_breaks_wait_for_a_key(shared: Pipeline) -> None:
         for _ in range(3):
             terminal.expect("any key goes on")
             terminal.press("x")
-        terminal.expect("any key goes on")
+        terminal.expect("any key goes on, q ends")
         terminal.press("q")
         assert [one["type"] for one in terminal.lines()] == everything[:3]
+        assert terminal.rest() == ""
     with Terminal(shared, "replay", SID, "--break", "session.stopping", "--json") as terminal:
         terminal.expect("session.stopping: any key goes on")
         terminal.press("x")
         assert [one["type"] for one in terminal.lines()] == everything
+
+
+def test_an_interrupt_while_it_waits_is_no_error(shared: Pipeline) -> None:
+    """Ctrl-C between two events ends a replay with 130, and nothing but the prompt was said."""
+    with Terminal(shared, "replay", SID, "--speed", "step", "--json") as terminal:
+        terminal.expect("any key goes on, q ends")
+        terminal.interrupt()
+        assert terminal.lines(status=130) == []
+        assert terminal.rest() == ""
+
+
+@pytest.mark.parametrize("words", [("replay",), ("events",), ("replay", SID, "--type", "chunk.ready")])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_reader_who_has_enough_ends_it_quietly(
+    shared: Pipeline, words: tuple[str, ...], form: tuple[str, ...]
+) -> None:
+    """Nobody reads the output (`| head` has ended): no error, and nothing is said."""
+    theirs, output = os.pipe()
+    os.close(theirs)
+    try:
+        done = subprocess.run(
+            [*lucid(), *words, *form],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            env={**shared.env, "NATS_URL": shared.url},
+            cwd=ROOT,
+            timeout=WITHIN_S,
+            check=False,
+        )
+    finally:
+        os.close(output)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 class Terminal:
@@ -160,9 +195,22 @@ class Terminal:
         """Press a key."""
         os.write(self._ours, key.encode())
 
-    def lines(self) -> list[dict[str, Any]]:
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        self._process.send_signal(signal.SIGINT)
+
+    def lines(self, status: int = 0) -> list[dict[str, Any]]:
         """Wait for the end and return the data."""
         assert self._process.stdout is not None
         data = self._process.stdout.read()
-        assert self._process.wait(WITHIN_S) == 0
+        assert self._process.wait(WITHIN_S) == status
         return [json.loads(line) for line in data.splitlines()]
+
+    def rest(self) -> str:
+        """Return what else was said, once the command has ended."""
+        while select.select([self._ours], [], [], 0)[0]:
+            try:
+                self._said += os.read(self._ours, 4096).decode()
+            except OSError:  # nobody has the other end any more
+                break
+        return self._said.strip()

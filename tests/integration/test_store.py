@@ -342,5 +342,5 @@ def test_a_reader_that_stops_early_leaves_nothing_running(shared_server: NatsSer
         before = asyncio.all_tasks()
         replay = store.replay()
         assert (await anext(aiter(replay))).sequence == 1
-        await replay.aclose()  # type: ignore[attr-defined]  # an async generator, said to be an iterator
+        await replay.aclose()
         assert asyncio.all_tasks() == before
