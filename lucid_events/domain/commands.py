@@ -159,7 +159,11 @@ class Destroy(SessionCommand, frozen=True, kw_only=True):
 
 
 class Attach(SessionCommand, frozen=True, kw_only=True):
-    """Become the session's recorder; refused while another is alive, unless `takeover`."""
+    """Become the session's recorder; refused while another is alive, unless `takeover`.
+
+    `resumable`: the source keeps every byte until all bytes before it are acknowledged, too, so that
+    whoever comes next reads on where the acknowledged ones end.
+    """
 
     verb: ClassVar[str] = "attach"
     type: ClassVar[str] = "recorder.attach.v1"
@@ -167,6 +171,7 @@ class Attach(SessionCommand, frozen=True, kw_only=True):
     takeover: bool = False
     source: Name = ""
     content_type: Name = ""
+    resumable: bool = False
 
 
 class Seal(SessionCommand, frozen=True, kw_only=True):

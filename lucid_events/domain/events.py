@@ -196,7 +196,10 @@ class SessionVerified(SessionEvent, frozen=True, kw_only=True):
 
 
 class RecorderAttached(SessionEvent, frozen=True, kw_only=True):
-    """A recorder owns the session's intake from `offset` on, as `epoch`."""
+    """A recorder owns the session's intake from `offset` on, as `epoch`.
+
+    What a `resumable` source leaves behind a hole is not salvaged: the source has it still.
+    """
 
     type: ClassVar[str] = "recorder.attached.v1"
     epoch: Epoch
@@ -205,6 +208,7 @@ class RecorderAttached(SessionEvent, frozen=True, kw_only=True):
     source: Name = ""
     content_type: Name = ""
     takeover: bool = False
+    resumable: bool = False
 
 
 class RecorderDrained(SessionEvent, frozen=True, kw_only=True):

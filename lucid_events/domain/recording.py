@@ -51,6 +51,7 @@ def attach(asked: cmd.Asked, command: cmd.Attach, session: Session) -> Decision:
             source=command.source,
             content_type=command.content_type,
             takeover=bool(lease),
+            resumable=command.resumable,
         )
     )
     return events
@@ -324,12 +325,19 @@ def _gap_before(session: Session, offset: int) -> int:
 
 
 def _salvaged(session: Session, salvage: Salvage) -> list[ev.SessionEvent]:
-    """Seal every leftover behind the sealed bytes; a hole before one is a gap, and so is what is unproven."""
+    """Seal every leftover behind the sealed bytes; a hole before one is a gap, and so is what is unproven.
+
+    A resumable source is told only of bytes without a hole before them, and has all others still: it sends
+    them to the next recorder, which must go on at the hole.
+    """
+    resumable = session.lease is not None and session.lease.resumable
     events: list[ev.SessionEvent] = []
     offset, index = session.offset, session.next_index
     end_of_last = session.last_seal.offset + session.last_seal.size if session.last_seal else 0
     for left in salvage.leftovers:
         if left.offset > offset:
+            if resumable:
+                return events
             events.append(_hole(salvage, offset, left.offset))
         events.append(
             ev.ChunkSealed(
@@ -352,7 +360,7 @@ def _salvaged(session: Session, salvage: Salvage) -> list[ev.SessionEvent]:
         index += 1
     # What is behind the last leftover and unproven is named too: it was acked once.
     last = max((span.end for span in salvage.unproven), default=0)
-    if last > offset:
+    if last > offset and not resumable:
         events.append(_hole(salvage, offset, last))
     return events
 

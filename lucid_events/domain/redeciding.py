@@ -168,6 +168,7 @@ def _attach(event: ev.RecorderAttached, *, takeover: bool) -> cmd.Attach:
         takeover=takeover,
         source=event.source,
         content_type=event.content_type,
+        resumable=event.resumable,
     )
 
 

@@ -46,6 +46,7 @@ class Lease(Fact, frozen=True, kw_only=True):
     sealed_n: int = -1
     drained: bool = False
     step: str = "flowing"
+    resumable: bool = False
 
 
 class Remembered(Fact, frozen=True, kw_only=True):
@@ -221,6 +222,7 @@ def _apply(session: Session, event: ev.Event, recorded: Recorded) -> Session:
                 attached_at=recorded.time,
                 source=event.source,
                 content_type=event.content_type,
+                resumable=event.resumable,
             )
             return replace(
                 session, epoch=event.epoch, lease=lease, unattended_since=None, unattended_version=0

@@ -1,7 +1,11 @@
-"""Capture that was purged and is there again: found by what the histories say, and purged again.
+"""Capture that nobody needs and is there all the same: found by what the histories say, and purged.
 
-A purge that the server has confirmed may be undone when the server is killed: then pieces of ready chunks, or
-of a destroyed session, come back under their old sequences, while the ack of the work that purged them stays.
+- A purge that the server has confirmed may be undone when the server is killed: then pieces of ready chunks,
+  or of a destroyed session, come back under their old sequences, while the ack of the work that purged them
+  stays.
+- A piece that was on its way for long may be stored behind the range of its chunk, after that was purged.
+- What a resumable source sent behind a hole, before its recorder was lost, is sent again in another epoch.
+
 So workers look at start, after every reconnect, and every `SWEEP_S`. What they take is what the chunk handler
 and the eraser take, up to the same bound; all workers may do it at once.
 """
@@ -16,10 +20,17 @@ import msgspec
 
 from lucid_events.domain.chunks import purge_bound
 from lucid_events.domain.envelope import Recorded
-from lucid_events.domain.events import ChunkReady, ChunkSealed
+from lucid_events.domain.events import (
+    ChunkReady,
+    ChunkSealed,
+    RecorderAttached,
+    RecorderDetached,
+    RecorderLost,
+)
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.state import Session, chunk_is_ready
 from lucid_events.domain.transitions import State
+from lucid_events.domain.values import MAX_OFFSET
 from lucid_events.errors import LucidError
 from lucid_events.handlers.base import Sessions
 from lucid_events.jetstream.connection import Connection
@@ -34,11 +45,14 @@ said so may be about to purge it, or be restarted with the server."""
 HISTORIES: Final = 100
 """Histories read in one look; the rest waits for the next. A long one is read in a second."""
 
+EVERYTHING: Final = MAX_OFFSET - 1
+"""A sequence above all: the whole of a capture subject."""
+
 _log = logging.getLogger(__name__)
 
 
 class Returned(msgspec.Struct, frozen=True, kw_only=True):
-    """Capture that should be gone: of one chunk up to sequence `upto`, or all of a destroyed session."""
+    """Capture that should be gone: of one chunk up to sequence `upto`; None: all of a destroyed session."""
 
     session: SessionId
     epoch: int
@@ -49,9 +63,10 @@ class Returned(msgspec.Struct, frozen=True, kw_only=True):
 async def returned(
     store: EventStore, state: Session, version: int, held: Collection[HeldChunk], *, before: datetime
 ) -> AsyncIterator[Returned]:
-    """Yield what of `held` the session's history up to `version` says was purged before the time given.
+    """Yield what of `held` the session's history up to `version` has no use for since the time given.
 
-    `state` is that of `version`. What belongs to chunks not sealed, not ready or set aside is left alone.
+    `state` is that of `version`. What belongs to chunks not ready or set aside is left alone, and so is what
+    was never sealed of a source that has it no more.
 
     Raises:
         ContractError: an event can't be decoded by this version.
@@ -66,17 +81,28 @@ async def returned(
     wanted = {(one.epoch, one.n) for one in held}
     sealed: dict[int, ChunkSealed] = {}
     bounds: dict[tuple[int, int], int] = {}
+    resumable: set[int] = set()
+    over: set[int] = set()
+    unsealed = set(wanted)
     async for message in store.read(session, upto=version):
         match message:
+            case Recorded(event=RecorderAttached(epoch=epoch, resumable=True)):
+                resumable.add(epoch)
+            case Recorded(event=RecorderLost(epoch=epoch) | RecorderDetached(epoch=epoch), stored_at=at):
+                over |= {epoch} if at <= before else set()
             case Recorded(event=ChunkSealed() as event) if (event.epoch, event.n) in wanted:
                 sealed[event.index] = event
+                unsealed.discard((event.epoch, event.n))
             case Recorded(event=ChunkReady(index=index), stored_at=stored_at) if index in sealed:
                 seal = sealed.pop(index)
                 if stored_at <= before and chunk_is_ready(state, index):
-                    place = (seal.epoch, seal.n)
-                    bounds[place] = max(bounds.get(place, 0), purge_bound(state, seal))
+                    place, bound = (seal.epoch, seal.n), purge_bound(state, seal)
+                    if bound == seal.last_seq and not seal.recovered:
+                        bound = EVERYTHING  # its recorder sealed all of the subject: what follows came twice
+                    bounds[place] = max(bounds.get(place, 0), bound)
             case _:
                 pass
+    bounds |= {place: EVERYTHING for place in unsealed if place[0] in resumable & over}
     for (epoch, n), upto in bounds.items():
         if upto > 0:
             yield Returned(session=session, epoch=epoch, n=n, upto=upto)

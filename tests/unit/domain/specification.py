@@ -145,10 +145,17 @@ def created(**settings: object) -> ev.SessionCreated:
 
 
 def attached(
-    epoch: int = 1, offset: int = 0, *, takeover: bool = False, recorder: str = "r1"
+    epoch: int = 1,
+    offset: int = 0,
+    *,
+    takeover: bool = False,
+    recorder: str = "r1",
+    resumable: bool = False,
 ) -> ev.RecorderAttached:
     """A recorder owns the intake."""
-    return ev.RecorderAttached(epoch=epoch, recorder=recorder, offset=offset, takeover=takeover)
+    return ev.RecorderAttached(
+        epoch=epoch, recorder=recorder, offset=offset, takeover=takeover, resumable=resumable
+    )
 
 
 def active() -> list[ev.SessionEvent]:

@@ -7,7 +7,7 @@ import pytest
 
 from lucid_events.domain import commands as cmd
 from lucid_events.domain import events as ev
-from lucid_events.domain.outside import CaptureTail, Salvage
+from lucid_events.domain.outside import CaptureTail, Salvage, Unproven
 from lucid_events.domain.state import MAX_VIEWERS, VIEW_INTERVAL
 from lucid_events.domain.transitions import ERASING, TRANSITIONS, State, Trigger
 from lucid_events.domain.values import SessionSettings, SettingsAsked
@@ -156,6 +156,19 @@ def test_a_takeover_seals_what_the_old_recorder_left_and_goes_on_behind_it() -> 
     )
     assert after.session.offset == 200
     assert after.session.epoch == 2
+
+
+def test_a_source_that_has_the_bytes_still_goes_on_at_the_hole() -> None:
+    """What a resumable source left behind a hole is not salvaged, nor is the hole declared: both come again."""
+    given = Given(created(), ev.SessionStarted(), attached(resumable=True), sealed(0, 0, 100))
+    unproven = Unproven(start=190, end=250, reason="damaged")
+    salvage = Salvage(epoch=1, leftovers=(leftover(1, 100, 50), leftover(1, 160, 40)), unproven=(unproven,))
+    after = given.when(cmd.Attach(recorder="r2", takeover=True, resumable=True), salvage=salvage).then(
+        ev.RecorderLost(epoch=1, reason="taken over"),
+        sealed(1, 100, 50, n=1, cut="salvage", recovered=True),
+        attached(2, 150, takeover=True, recorder="r2", resumable=True),
+    )
+    assert after.session.offset == 150
 
 
 def test_a_seal_is_checked_against_capture() -> None:
