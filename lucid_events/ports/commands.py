@@ -59,5 +59,9 @@ class Beats(Protocol):
     """Listens for recorders."""
 
     async def heard(self, session: SessionId, *, epoch: int, within_s: float) -> bool:
-        """Return True as soon as the epoch's recorder beats, False when it did not within `within_s`."""
+        """Return True as soon as the epoch's recorder beats, False when it did not for `within_s` on end.
+
+        Raises:
+            StoreUnavailable: nobody could have been heard for so long: ask again.
+        """
         ...
