@@ -2,8 +2,8 @@
 
     python check_bundle.py bundle.tar [A…]
 
-Prints what holds, or the first thing that does not, and ends with 0 or 7. With a key (A…) the manifest must
-be signed by it. Chunks in zstd and lz4 need those programs. Memory: one member of the tar at a time."""
+Prints what holds, or the first thing that does not, and ends with 0 or 7; 2: there was nothing to check. With
+a key (A…) the manifest must be signed by it. zstd and lz4 chunks need those programs. Memory: a member."""
 
 import base64
 import binascii
@@ -135,15 +135,13 @@ def check_manifest(history, key):
     check(key in (None, m["key"]), f"manifest.json: signed by {m['key']}, not by {key}")
     if m["key"] is not None:
         raw = base64.b32decode(m["key"])
-        check(
-            raw[33:] == binascii.crc_hqx(b"\0" + raw[1:33], 0).to_bytes(2, "little"), f"{m['key']} is no key"
-        )
+        check(raw[33:] == binascii.crc_hqx(b"\0" + raw[1:33], 0).to_bytes(2, "little"), f"{m['key']}: no key")
         names = "version chunks raw_bytes stored_bytes end_offset gap_bytes merkle_root chain_head events"
         gaps = [gap[end] for gap in m["gaps"] for end in ("start", "end")]
-        codecs = [[name, *of.values()] for name, of in sorted(m["codecs"].items())]
-        values = [*(m[name] for name in names.split()), len(m["gaps"]), *gaps, len(m["failed"]), *m["failed"]]
-        values += [len(codecs), *(value for totals in codecs for value in totals)]
-        message = frame("lucid_events/manifest/v1", history.session, m["key"], *values)
+        codecs = [value for name, of in sorted(m["codecs"].items()) for value in (name, *of.values())]
+        rest = [len(m["gaps"]), *gaps, len(m["failed"]), *m["failed"], len(m["codecs"]), *codecs]
+        facts = [history.session, m["key"], *map(m.get, names.split())]
+        message = frame("lucid_events/manifest/v1", *facts, *rest)
         VerifyKey(raw[1:33]).verify(message, base64.urlsafe_b64decode(m["signature"] + "=="))
     print(f"manifest: {m['chunks']} chunks, {m['raw_bytes']} bytes, signed by {m['key'] or 'nobody'}")
     return m["merkle_root"]
@@ -161,7 +159,7 @@ def check_bundle(file, key):
     history = History(member(parts, "events.jsonl"))
     data = member(parts, "bundle.json")
     *facts, said = parsed(data[:-1], DESCRIPTION, "bundle.json").values()
-    first, last = said["first"], said["last"]
+    first, last, *_ = said.values()
     here = {i: chunk for i, chunk in history.there.items() if first is not None and first <= i <= last}
     chunks = [min(here, default=None), max(here, default=None), len(here), len(history.ready)]
     made = ["lucid-bundle/1", history.session, facts[2], history.version, history.messages, history.head]
@@ -193,8 +191,10 @@ def check_bundle(file, key):
 
 if __name__ == "__main__":
     try:
-        with open(sys.argv[1], "rb") as bundle:
-            check_bundle(bundle, sys.argv[2] if len(sys.argv) > 2 else None)
+        bundle = open(sys.argv[1], "rb")  # noqa: SIM115 - until the end
+    except (IndexError, OSError) as problem:
+        sys.exit(print(f"usage: check_bundle.py BUNDLE [KEY] ({problem})", file=sys.stderr) or 2)
+    try:
+        check_bundle(bundle, sys.argv[2] if len(sys.argv) > 2 else None)
     except Exception as problem:  # noqa: BLE001 - whatever a crafted file brings about, it does not hold
-        print(f"does not hold: {type(problem).__name__}: {problem}", file=sys.stderr)
-        sys.exit(7)
+        sys.exit(print(f"does not hold: {type(problem).__name__}: {problem}", file=sys.stderr) or 7)
