@@ -33,7 +33,8 @@ def play(
         str,
         typer.Option(
             "--from",
-            help="Where to begin: a byte offset (1048576), a time into it (90s, 1:30), or a UTC time.",
+            help="Where to begin: a byte offset (1048576), or a time into it (90s, 1:30) or in UTC: then "
+            "with the chunk that holds it.",
         ),
     ] = "0",
     follow: Annotated[

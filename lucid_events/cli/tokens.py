@@ -65,11 +65,14 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Take a credential out; running services refuse it from their next request on."""
-    gone = _opened(file).revoke(id)
+    credentials = _opened(file)
+    gone = credentials.revoke(id)
     if json:
         print_json(_shown(gone))
-    else:
-        err.print(f"{gone.id}: {gone.name} is nobody any more", markup=False)
+        return
+    left = [one.id for one in credentials.all() if one.name == gone.name]
+    rest = f"{gone.name} still has {', '.join(left)}" if left else f"{gone.name} has no other"
+    err.print(f"{gone.id} of {gone.name} is revoked; {rest}", markup=False)
 
 
 def _opened(file: Path | None) -> Credentials:

@@ -27,7 +27,7 @@ def find_ffmpeg() -> str:
     except ImportError:
         found = shutil.which("ffmpeg")
         if found is None:
-            raise ConfigError("no ffmpeg: pip install 'lucid_events[demo]', or install ffmpeg") from None
+            raise ConfigError("no ffmpeg: pip install imageio-ffmpeg, or install ffmpeg") from None
         return found
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 

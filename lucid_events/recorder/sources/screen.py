@@ -137,7 +137,7 @@ def find_ffmpeg(settings: ScreenSettings) -> str:
         import imageio_ffmpeg  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigError(
-            "no ffmpeg: install it, set LUCID_FFMPEG_PATH, or pip install 'lucid_events[demo]'"
+            "no ffmpeg: install it, set LUCID_FFMPEG_PATH, or pip install imageio-ffmpeg"
         ) from None
     return str(imageio_ffmpeg.get_ffmpeg_exe())
 
