@@ -13,7 +13,7 @@ from lucid_events.cli.keypress import keyboard
 
 
 def test_a_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key comes without Enter; afterwards neither its modes nor the flags it shares with the shell differ."""
+    """A key comes without Enter; afterwards neither its modes nor the flags shared with the shell differ."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, closefd=True) as stdin, os.fdopen(ours, "wb", buffering=0, closefd=True) as typed:
         monkeypatch.setattr("sys.stdin", stdin)

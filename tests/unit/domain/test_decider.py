@@ -159,7 +159,7 @@ def test_a_takeover_seals_what_the_old_recorder_left_and_goes_on_behind_it() -> 
 
 
 def test_a_source_that_has_the_bytes_still_goes_on_at_the_hole() -> None:
-    """What a resumable source left behind a hole is not salvaged, nor is the hole declared: both come again."""
+    """What a resumable source left behind a hole is not salvaged, and the hole no gap: both come again."""
     given = Given(created(), ev.SessionStarted(), attached(resumable=True), sealed(0, 0, 100))
     unproven = Unproven(start=190, end=250, reason="damaged")
     salvage = Salvage(epoch=1, leftovers=(leftover(1, 100, 50), leftover(1, 160, 40)), unproven=(unproven,))
