@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import faust
+from faust.types.enums import ProcessingGuarantee
 from mode import Service
 
-from lucid_events.faust_nats.errors import DriverError, Unavailable
+from lucid_events.faust_nats.errors import DriverError, Unavailable, Unsupported
 from lucid_events.faust_nats.topology import EventLog
 from lucid_events.faust_nats.transport import BOUND
 
@@ -82,9 +83,15 @@ async def running(app: faust.App) -> AsyncIterator[faust.App]:
     Raises:
         DriverError: the driver gave up; see `errors.py`.
     """
-    # Faust asks for a worker process before it lets an app use transactions.
+    # Faust asks for a worker process before it lets an app use transactions, and asks but once.
     app.in_worker = True
     app.finalize()
+    conf: Any = app.conf
+    if conf.processing_guarantee is ProcessingGuarantee.EXACTLY_ONCE and not app.in_transaction:
+        raise Unsupported(
+            f"{app.conf.id}: its consumer was looked at before it ran, so it would not be exactly_once: "
+            "look at it inside of `running`"
+        )
     try:
         # Inside: a start that fails half-way has started services too.
         await app.start()

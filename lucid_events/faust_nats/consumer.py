@@ -16,6 +16,7 @@ from lucid_events.faust_nats.delivery import EARLIEST, DeliveringConsumer
 from lucid_events.faust_nats.errors import DriverError
 from lucid_events.faust_nats.feeds import Feeds
 from lucid_events.faust_nats.membership import Group
+from lucid_events.faust_nats.restarts import close_before_restarts
 from lucid_events.faust_nats.topology import partition as partition_of
 
 LET_GO_SHARE: Final = 0.75
@@ -36,6 +37,7 @@ class Consumer(DeliveringConsumer):
     async def on_start(self) -> None:
         """Connect, and create what the app keeps on the server."""
         await super().on_start()
+        close_before_restarts(self.app)
         transport, conf = self.transport, self.app.conf
         await transport.acquire()
         self._open = True

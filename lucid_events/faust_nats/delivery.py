@@ -127,6 +127,7 @@ class DeliveringConsumer(consumer.Consumer):
         self._arrived.set()
 
     def _to_message(self, tp: TP, record: Record) -> ConsumerMessage:
+        key, value = record.key, record.value
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -134,11 +135,11 @@ class DeliveringConsumer(consumer.Consumer):
             record.timestamp,
             TIMESTAMP_KIND,
             record.headers,
-            record.key,
-            record.value,
+            key,
+            value,
             None,
-            None,
-            None,
+            len(key) if key is not None else 0,
+            len(value) if value is not None else 0,
             tp,
             generation_id=self.app.consumer_generation_id,
         )
@@ -172,7 +173,8 @@ class DeliveringConsumer(consumer.Consumer):
         app, callback = self.app, self.callback
         generation = app.consumer_generation_id
         acks = app.topics.acks_enabled_for
-        track = app.monitor.track_tp_end_offset
+        for tp in records:
+            app.monitor.track_tp_end_offset(tp, self.highwater(tp))
         for tp, record in self.scheduler.iterate(records):
             if not self.flow_active or app.consumer_generation_id != generation:
                 return
@@ -187,7 +189,6 @@ class DeliveringConsumer(consumer.Consumer):
             acked = acks(tp.topic)
             if acked and not self._tracker(tp).delivered(offset):
                 continue
-            track(tp, self.highwater(tp))
             message = self._to_message(tp, record)
             await callback(message)
             self._read_offset[tp] = offset
@@ -216,7 +217,7 @@ class DeliveringConsumer(consumer.Consumer):
         """Wait for the events in hand and commit what is done, at most `broker_rebalance_timeout`.
 
         In a rebalance the deadline is that of the whole rebalance, however often this is asked. What is
-        not done by then is left to the next owner; upstream would wait for ever.
+        not done by then is left to the next owner, and in hand no more; upstream would wait for ever.
         """
         loop = asyncio.get_running_loop()
         deadline = self._empty_by or loop.time() + self.app.conf.broker_rebalance_timeout
@@ -235,6 +236,17 @@ class DeliveringConsumer(consumer.Consumer):
             self._waiting_for_ack = None
         if not self._void():
             await self.commit_and_end_transactions()
+        self._disown()
+
+    def _disown(self) -> None:
+        """Let go of the events in hand: how they end counts no more.
+
+        A stop cancels the agents, and a stream acknowledges what it is cut off in. After a rebalance the
+        same event may be here again, and is not done because its first handling came to an end.
+        """
+        for message in tuple(self._unacked_messages):
+            message.acked = True
+        self._unacked_messages.clear()
 
     def _void(self) -> bool:
         """Whether nothing that was done may be committed any more."""

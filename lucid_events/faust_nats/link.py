@@ -147,11 +147,23 @@ class Link:
         Raises:
             Unavailable: nobody serves the subject, or no answer came in time.
         """
-        sent = dict(headers) if headers else None
         try:
-            return await self.client.request(subject, data, timeout=timeout_s, headers=sent)
+            return await self._ask(subject, data, dict(headers) if headers else None, timeout_s)
         except (TimeoutError, nats.errors.Error) as exc:
             raise Unavailable(f"{subject} was not answered: {exc!r}") from exc
+
+    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float) -> Msg:
+        """Return the reply to a request, unless the task was cancelled meanwhile.
+
+        nats-py waits with `asyncio.wait_for`, which before Python 3.12 returns a reply that comes together
+        with the cancellation: the task would never learn of it, and who waits for its end would for ever.
+        """
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        reply = await self.client.request(subject, data, timeout=timeout_s, headers=headers)
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return reply
 
     async def api(self, name: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call the JetStream API `name` (`STREAM.INFO.X`) and return its answer.
@@ -253,7 +265,7 @@ class Link:
                 made = {**headers, BATCH_ID: identity, BATCH_SEQUENCE: str(number)}
                 await client.publish(subject, data, headers=made)
             made = {**last.headers, BATCH_ID: identity, BATCH_SEQUENCE: str(len(messages)), BATCH_COMMIT: "1"}
-            reply = await client.request(last.subject, last.data, timeout=timeout_s, headers=made)
+            reply = await self._ask(last.subject, last.data, made, timeout_s)
         except (TimeoutError, nats.errors.Error) as exc:
             raise CommitInDoubt(f"a batch of {len(messages)} was not answered: {exc!r}") from exc
         try:

@@ -12,11 +12,11 @@ from faust.types.transports import TransportT
 from faust.types.tuples import FutureMessage
 from mode import Seconds, want_seconds
 
-from lucid_events.faust_nats.errors import Unsupported
+from lucid_events.faust_nats.errors import Refused, Unavailable, Unsupported
 from lucid_events.faust_nats.protocol import MSG_ID, TIMESTAMP_KIND, TTL, headers_for
-from lucid_events.faust_nats.publishing import Ack
+from lucid_events.faust_nats.publishing import GIVE_UP_S, SWEEP_S, Ack
 from lucid_events.faust_nats.topology import partition
-from lucid_events.faust_nats.transactions import CARRIED_ID, changelog_ttl_s
+from lucid_events.faust_nats.transactions import CARRIED_ID, TOMBSTONE_S, changelog_ttl_s
 
 if TYPE_CHECKING:
     from lucid_events.faust_nats.transport import Transport
@@ -35,6 +35,11 @@ class Buffer(producer.ProducerBuffer):
         super().__post_init__()
         self._entered = self._gone = 0
         self.failure: BaseException | None = None
+
+    @property
+    def size(self) -> int:
+        """How many messages wait. Asked before every event: upstream looks into the settings each time."""
+        return self.pending.qsize()
 
     def put(self, fut: FutureMessage) -> None:
         """Add a message."""
@@ -130,9 +135,10 @@ class Producer(producer.Producer):
 
     def send_soon(self, fut: FutureMessage) -> None:
         """Take a message from code that can't wait; a table's change waits for the commit of its event."""
-        if self.app.in_transaction:
+        app: Any = self.app
+        if app.in_transaction:
             topic = fut.message.channel.get_topic_name()
-            transactions = cast(Any, self.app.consumer.transactions)
+            transactions = app.consumer.transactions
             if self.transport.catalog.is_table(topic):
                 transactions.write(topic, fut)
                 return
@@ -160,7 +166,7 @@ class Producer(producer.Producer):
         key, value = _as_bytes(key), _as_bytes(value)
         count = catalog.count(topic)
         if count is None:
-            count = await self.transport.ensure(topic)
+            count = await self._ensure(topic)
         if partition is None:
             partition = self._choose(count, key)
         elif not 0 <= partition < count:
@@ -169,8 +175,10 @@ class Producer(producer.Producer):
         made = headers_for(key, value, timestamp, cast(Any, headers))
         if msg_id is not None:
             made[MSG_ID] = msg_id
-        if catalog.is_table(topic) and (ttl_s := changelog_ttl_s(self.app, topic, value)):
-            made[TTL] = f"{ttl_s}s"
+        if catalog.is_table(topic):
+            ttl_s = changelog_ttl_s(self.app, topic) if value is not None else TOMBSTONE_S
+            if ttl_s:
+                made[TTL] = f"{ttl_s}s"
         result: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
         self._unsettled.add(result)
         waiting = _Waiting(result, TP(topic, partition), subject, value or b"", made, timestamp)
@@ -183,6 +191,28 @@ class Producer(producer.Producer):
             self._lanes[subject] = deque()
             await self._publish(waiting)
         return result
+
+    async def _ensure(self, topic: str) -> int:
+        """Return the number of partitions of a topic met for the first time, as patient as a publish.
+
+        Raises:
+            Unavailable, Refused: also at every commit from now on: an agent that is told so ends with its
+                event in hand, which Faust counts as done.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + GIVE_UP_S
+        while True:
+            try:
+                return await self.transport.ensure(topic)
+            except Unavailable as exc:
+                if loop.time() >= give_up_at:
+                    self._failure = self._failure or exc
+                    raise
+                self.log.warning("Topic %r can't be looked up, which is tried again: %s", topic, exc)
+            except Refused as exc:
+                self._failure = self._failure or exc
+                raise
+            await asyncio.sleep(SWEEP_S)
 
     async def _publish(self, waiting: "_Waiting") -> None:
         future = await self.transport.link.publish(waiting.subject, waiting.data, waiting.headers)

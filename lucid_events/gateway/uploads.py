@@ -80,7 +80,7 @@ async def push(
                     await _write(upload, part)
         except HttpError as exc:
             await _settle(upload)
-            exc.details.setdefault("offset", upload.end)
+            exc.details.setdefault("offset", min(upload.end, upload.durable_upto))
             raise
         index = await upload.durable(end_chunk=end_chunk)
         begin, end, upto = upload.begin, upload.end, upload.ended_upto
@@ -99,10 +99,10 @@ async def offset_of(request: AnyRequest, session: SessionId) -> int:
     sealed is part of the recording: only then is the offset one that can't move.
 
     Raises:
-        LucidError: the session is written elsewhere, or takes no bytes in its state.
+        LucidError: the session is written elsewhere, takes no bytes in its state, or nobody can tell now.
     """
     async with gateway_of(request).recorders.upload(session, actor=actor_of(request)) as upload:
-        await upload.durable()
+        await upload.confirm()
         return upload.begin
 
 

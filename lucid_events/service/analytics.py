@@ -12,7 +12,6 @@ from typing import Final
 
 from lucid_events.config import Settings
 from lucid_events.errors import ConfigError, NotFound, StoreUnavailable
-from lucid_events.jetstream.faults import STREAM_NOT_FOUND
 from lucid_events.jetstream.pages import pages
 from lucid_events.projections.analytics import layout
 from lucid_events.projections.analytics.reports import Glance, Report
@@ -36,7 +35,7 @@ def require(packages: Iterable[str] = RUNNING) -> None:
     missing = [name for name in packages if name not in sys.modules and find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"analytics need {' and '.join(missing)}: install them with pip install 'lucid_events[analytics]'"
+            f"analytics need {' and '.join(missing)}: run pip install -e '.[analytics]' in the checkout"
         )
 
 
@@ -105,12 +104,9 @@ async def _look(adapters: Adapters) -> None:
     Raises:
         NotFound: there are none.
     """
-    try:
-        await adapters.connection.api(f"STREAM.INFO.{layout.state_stream(adapters.subjects.prefix)}")
-    except ConfigError as exc:
-        if exc.fields.get("err_code") != STREAM_NOT_FOUND:
-            raise
-        raise NotFound("no analytics have run on this server: use `lucid up --analytics`") from exc
+    stream = layout.state_stream(adapters.subjects.prefix)
+    if await adapters.connection.stream_info(stream) is None:
+        raise NotFound("no analytics have run on this server: use `lucid up --analytics`")
 
 
 async def _totals(adapters: Adapters) -> dict[bytes, bytes]:

@@ -18,7 +18,7 @@ from lucid_events.config import Settings
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State, triggers_from
 from lucid_events.domain.values import MIB
-from lucid_events.errors import CommandRejected, LucidError, NotFound, NotReady
+from lucid_events.errors import CommandRejected, Fenced, LucidError, NotFound, NotReady
 from lucid_events.recorder import PushSource, RecorderOptions, Recording, Refused, Source, Spool
 from lucid_events.service.client import Client
 
@@ -97,7 +97,7 @@ class Hosted:
             reason="not_active",
             allowed=tuple(map(str, triggers_from(state))),
             state=str(state),
-            offset=self.recording.taken_upto,
+            offset=self.recording.acked_upto,
         )
 
     async def end(self, *, within_s: float) -> None:
@@ -160,6 +160,26 @@ class Upload:
         except TimeoutError:
             raise self._hosted.not_ready("taken in", DURABLE_S) from None
         self.end += len(block)
+
+    async def confirm(self) -> None:
+        """Return when `begin` is an offset that can be told: all before it is stored, and we still record.
+
+        Raises:
+            NotReady: not all of it is stored in time, or another recorder has taken over; ask again.
+            StoreUnavailable, AppendUncertain: nobody answers who could tell.
+            LucidError: the recording has ended before.
+        """
+        self._recording.send_now()
+        await self._hosted.until(self._is_durable, what="stored", within_s=DURABLE_S)
+        try:
+            await self._recording.confirm()
+        except Fenced:
+            await self._hosted.end(within_s=0)  # the next to ask attaches anew, or is told who records
+            session = self._hosted.session
+            raise NotReady(
+                f"another recorder has taken session {session} over: ask for the offset again",
+                session=session,
+            ) from None
 
     async def durable(self, *, end_chunk: bool = False) -> int:
         """Return when everything written is stored; with `end_chunk`, a chunk ends there.
@@ -272,6 +292,7 @@ class Recorders:
             await _settled(hosted, hosted.source)
             upload = Upload(hosted, hosted.source)
             if offset is not None and offset != upload.begin:
+                await upload.confirm()
                 raise CommandRejected(
                     f"session {session} goes on at byte {upload.begin}, not at {offset}: send from there",
                     reason="offset_mismatch",
@@ -372,7 +393,7 @@ def _busy(hosted: Hosted) -> CommandRejected:
     return CommandRejected(
         f"another upload into {hosted.session} is under way: wait for it, or for its time-out",
         reason="busy",
-        offset=hosted.recording.taken_upto,
+        offset=hosted.recording.acked_upto,
     )
 
 

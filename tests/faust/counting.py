@@ -6,6 +6,8 @@ Run in process by `app_on`, or as a worker: `python -m faust -A tests.faust.coun
 from __future__ import annotations
 
 import os
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -13,6 +15,12 @@ import faust
 from lucid_events.faust_nats import create_app
 
 IN, OUT, TABLE = "numbers", "echoes", "counts"
+EVENTS, KEYS = 400, 20
+
+
+def events(first: int = 0) -> list[tuple[str, int]]:
+    """`EVENTS` keys and values, as many of each of `KEYS` keys."""
+    return [(f"k{number % KEYS}", number) for number in range(first, first + EVENTS)]
 
 
 class Counting:
@@ -25,6 +33,14 @@ class Counting:
         self.echoes = self.app.topic(OUT, key_type=str, value_type=number, partitions=partitions)
         self.counts = self.app.Table(TABLE, default=int, key_type=str, value_type=int, partitions=partitions)
         self.agent = self.app.agent(self.numbers)(self._count)
+
+    def works(self) -> bool:
+        """Whether it has a part."""
+        return bool(self.app.consumer.assignment())
+
+    def counted(self, total: int) -> bool:
+        """Whether its table has `total` events, or more."""
+        return bool(sum(self.counts.values()) >= total)
 
     async def _count(self, stream: faust.StreamT[Any]) -> None:
         async for key, value in stream.items():
@@ -43,7 +59,16 @@ def _from_environment() -> faust.App:
         broker_commit_interval=0.3,
         stream_buffer_maxsize=512,
     )
+    note = os.environ.get("COUNTING_MEMBER")
+    if note is not None:
+        made.app.on_worker_init.connect(partial(_note_member, Path(note)))
     return made.app
+
+
+def _note_member(note: Path, app: faust.App, **_: Any) -> None:
+    """Leave word of the name under which this process is a member of the group."""
+    transport: Any = app.transport
+    note.write_text(transport.member)
 
 
 if "COUNTING_URL" in os.environ:

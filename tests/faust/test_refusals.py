@@ -206,6 +206,19 @@ def test_exactly_once_needs_a_rebalance_to_wait(url: str, ident: str) -> None:
         asyncio.run(run())
 
 
+def test_a_guarantee_that_was_given_away_is_told(url: str, ident: str) -> None:
+    """Who looks at the consumer before the app runs has it made without transactions: it is told."""
+
+    async def run() -> None:
+        app = create_app(ident, url)
+        app.topic("x")
+        assert app.consumer is not None
+        await _start(app)
+
+    with pytest.raises(Unsupported, match="would not be exactly_once"):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [

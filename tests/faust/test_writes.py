@@ -10,7 +10,7 @@ from faust.types import TP
 from hypothesis import given
 
 from lucid_events.faust_nats.errors import Unsupported
-from lucid_events.faust_nats.transactions import Key, Writes
+from lucid_events.faust_nats.writes import Key, Writes
 
 SOURCES = (TP("in", 0), TP("in", 1), TP("in", 2))
 

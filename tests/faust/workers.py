@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import nats
@@ -35,7 +35,8 @@ class Worker:
 
     def __init__(self, number: int, folder: Path, **environment: str) -> None:
         self.number, self._folder = number, folder
-        self._environment = {**os.environ, **environment}
+        self._note = folder / f"member-{number}"
+        self._environment = {**os.environ, **environment, "COUNTING_MEMBER": str(self._note)}
         self._process: subprocess.Popen[bytes] | None = None
         self.starts = 0
 
@@ -43,7 +44,25 @@ class Worker:
     def log(self) -> Path:
         return self._folder / f"worker-{self.number}.log"
 
+    @property
+    def member(self) -> str:
+        """The name of the process in its group, "" before it has one."""
+        return self._note.read_text() if self._note.exists() else ""
+
+    @property
+    def ended(self) -> int | None:
+        """How the process ended: a status, or minus the signal; None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    def stands(self) -> bool:
+        """Whether all of the process is stopped."""
+        assert self._process is not None
+        # The signal stops one thread after the other.
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
     def start(self) -> None:
+        self._note.unlink(missing_ok=True)
         self.starts += 1
         command = [sys.executable, "-m", "faust", "-A", "tests.faust.counting", "--datadir"]
         command += [str(self._folder / f"data-{self.number}"), "worker", "-l", "info", "--without-web"]
@@ -81,22 +100,30 @@ class Worker:
                 self.kill()
 
 
+class Last(NamedTuple):
+    """A message as it stands in a stream."""
+
+    sequence: int
+    headers: dict[str, str]
+    data: bytes
+
+
 class Truth:
     """What the server holds, read with a plain client."""
 
     def __init__(self, client: Client, ident: str, partitions: int, prefix: str = "faust") -> None:
-        self._client, self._partitions = client, partitions
-        self._names = Names(prefix, ident)
+        self._client, self.partitions = client, partitions
+        self.names = Names(prefix, ident)
         self._ident = ident
 
     async def create_input(self) -> None:
         """Make the input topic as the driver would."""
-        stream = self._names.stream(IN)
+        stream = self.names.stream(IN)
         config = {
             "name": stream,
-            "subjects": [self._names.topic_subjects(IN)],
+            "subjects": [self.names.topic_subjects(IN)],
             "allow_direct": True,
-            "metadata": {"faust.partitions": str(self._partitions), "faust.topic": IN},
+            "metadata": {"faust.partitions": str(self.partitions), "faust.topic": IN},
         }
         await self._api(f"STREAM.CREATE.{stream}", config)
 
@@ -116,7 +143,7 @@ class Truth:
 
     async def _publish(self, js: JetStreamContext, key: str, value: int) -> asyncio.Future[PubAck]:
         raw = key.encode()
-        subject = self._names.message(IN, partition(raw, self._partitions), raw)
+        subject = self.names.message(IN, partition(raw, self.partitions), raw)
         return await js.publish_async(
             subject, str(value).encode(), headers={"Nats-Msg-Id": f"{key}-{value}"}, wait_stall=SENT_S
         )
@@ -125,27 +152,38 @@ class Truth:
         """The table, from its changelog."""
         found: Counter[str] = Counter()
         topic = f"{self._ident}-{TABLE}-changelog"
-        for number in range(self._partitions):
+        for number in range(self.partitions):
             # A key that is written while this reads is met twice: the later one is its value.
-            subjects = self._names.table_partition(topic, number)
-            for subject, data in dict(await self._read(self._names.state_stream, subjects)).items():
+            subjects = self.names.table_partition(topic, number)
+            for subject, data in dict(await self._read(self.names.state_stream, subjects)).items():
                 found[str(msgspec.json.decode(_key(subject)))] += int(data)
         return found
 
     async def offsets(self) -> dict[int, int]:
         """The committed offset of each partition of the input."""
         found = {}
-        for number in range(self._partitions):
-            records = await self._read(self._names.state_stream, self._names.offset(IN, number))
+        for number in range(self.partitions):
+            records = await self._read(self.names.state_stream, self.names.offset(IN, number))
             found[number] = msgspec.json.decode(records[0][1])["next"] if records else 0
         return found
 
     async def echoes(self) -> Counter[tuple[str, int]]:
         """The messages sent on."""
         found: Counter[tuple[str, int]] = Counter()
-        for subject, data in await self._read(self._names.stream(OUT), self._names.topic_subjects(OUT)):
+        for subject, data in await self._read(self.names.stream(OUT), self.names.topic_subjects(OUT)):
             found[_key(subject).decode(), int(data)] += 1
         return found
+
+    async def last(self, stream: str, subject: str) -> Last | None:
+        """The last message on filter `subject`, None when there is none."""
+        body = msgspec.json.encode({"last_by_subj": subject})
+        answer = await self._answer(f"$JS.API.STREAM.MSG.GET.{stream}", body)
+        if "message" not in answer:
+            return None
+        found = answer["message"]
+        lines = base64.b64decode(found.get("hdrs") or "").decode().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines if ": " in line)
+        return Last(found["seq"], headers, base64.b64decode(found.get("data") or ""))
 
     async def _read(self, stream: str, subject: str) -> list[tuple[str, bytes]]:
         found: list[tuple[str, bytes]] = []
