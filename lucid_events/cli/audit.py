@@ -145,23 +145,30 @@ async def everything(
     from datetime import datetime
 
     from lucid_events.domain.envelope import Stray
-    from lucid_events.evidence.differences import Remark
-    from lucid_events.service.auditing import excused, foreign
+    from lucid_events.evidence.differences import Difference, Remark
+    from lucid_events.service.auditing import beside, excused, foreign
     from lucid_events.service.inventory import Inventory
 
     inventory, seen = Inventory(), set[int]()
+
+    def strange(found: Difference) -> None:
+        if allow_strays:
+            told.log((), (Remark(session=found.session, sequence=found.sequence, reason=found.reason),))
+        else:
+            told.log((found,), ())
+
     if whole:
         told.log(await auditor.log(), ())
     async for session in auditor.sessions(since if isinstance(since, datetime) else None):
         if isinstance(session, Stray):
-            found = foreign(session)
-            if allow_strays:
-                told.log((), (Remark(session="", sequence=found.sequence, reason=found.reason),))
-            else:
-                told.log((found,), ())
+            strange(foreign(session))
             continue
         bar.update(bar.task_ids[0], description=session)
-        report = await auditor.verify(session)
+        try:
+            report = await auditor.verify(session)
+        except NotFound:
+            strange(beside(session))
+            continue
         if session in erased:
             report = excused(report)
         inventory.add(report)
@@ -176,8 +183,11 @@ async def everything(
             except NotFound:
                 reason = "a status view that is damaged or of another incarnation knows it, the log does not"
                 told.log((), (Remark(session=session, reason=reason),))
-        async for remark in inventory.unknown(auditor.adapters.store, auditor.adapters.chunks):
-            told.log((), (remark,))
+        async for found in inventory.unknown(auditor.adapters.store, auditor.adapters.chunks):
+            if isinstance(found, Difference):
+                told.log((found,), ())
+            else:
+                told.log((), (found,))
 
 
 def parse_sample(text: str, seed: str | None) -> "Sample":

@@ -1,6 +1,7 @@
 """`lucid audit export`, and `lucid audit verify` of a file: recordings that prove themselves elsewhere."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from lucid_events.cli.output import err, out, print_json, size
+from lucid_events.cli.exits import exit_code
+from lucid_events.cli.output import counted, err, out, print_json, size
 from lucid_events.cli.retention import erased_in_words
-from lucid_events.cli.running import Json, Server, SessionArgument, run, settings
+from lucid_events.cli.running import Json, Server, SessionArgument, fail, run, settings
 from lucid_events.domain.ids import SESSION_ID, session_id
-from lucid_events.errors import ConfigError
+from lucid_events.errors import ConfigError, IntegrityError, LucidError
 
 if TYPE_CHECKING:
     from lucid_events.evidence.bundle import Excerpt
@@ -115,20 +117,23 @@ def verify_files(
     kept: Path | None,
     json: bool,
 ) -> None:
-    """Check bundles without a server and without settings; the first that does not hold ends it."""
+    """Check bundles without a server and without settings; each is told of, whatever the others are.
+
+    The exit status is 7 when one does not hold, else that of the first that could not be read.
+    """
     from lucid_events.service.bundles import BundleReport, verify_bundle
     from lucid_events.service.checkpoints import load_checkpoint
     from lucid_events.service.keys import load_keys
 
-    async def work() -> list[BundleReport]:
+    async def work() -> list[BundleReport | LucidError]:
         trusted = load_keys(keys) if keys else None
         checkpoint = load_checkpoint(kept) if kept else None
-        reports = []
+        reports: list[BundleReport | LucidError] = []
         with _progress() as bar:
             for file in files:
                 task = bar.add_task(file.name, total=file.stat().st_size)
-                reports.append(
-                    verify_bundle(
+                try:
+                    report = verify_bundle(
                         file,
                         keys=trusted,
                         require_signature=require_signature,
@@ -136,43 +141,56 @@ def verify_files(
                         checkpoint=checkpoint,
                         progress=partial(bar.advance, task),
                     )
-                )
+                except (ConfigError, IntegrityError) as exc:
+                    reports.append(exc)
+                else:
+                    reports.append(report)
         return reports
 
+    statuses = []
     for report in run(work, json=json):
+        if isinstance(report, LucidError):
+            with suppress(typer.Exit):
+                fail(report, json=json)
+            statuses.append(exit_code(report))
+            continue
         if json:
             print_json(report)
             continue
         signature = SIGNATURES[report.signature.verdict].format(key=report.signature.key)
         out.print(
             f"{report.path}: holds: session {report.session} ({report.state or 'no state'}) as of version "
-            f"{report.version}, {report.events} events, {_chunks(report.chunks)}, "
+            f"{report.version}, {counted(report.events, 'event')}, {_chunks(report.chunks)}, "
             f"{size(report.raw_bytes)}, {signature}",
             markup=False,
         )
         if report.erasure is not None:
             out.print(f"  {erased_in_words(report.erasure)}", markup=False)
         if report.unproven:
-            out.print(f"  remark: {report.unproven} chunks are covered by no manifest", markup=False)
+            unproven = counted(report.unproven, "chunk")
+            out.print(f"  remark: no manifest covers {unproven}", markup=False)
         if kept and report.checkpoint is None:
             out.print("  remark: the checkpoint has no message of this session", markup=False)
         elif kept:
             out.print(f"  checkpoint {report.checkpoint} has seen it", markup=False)
         for remark in report.remarks:
             out.print(f"  remark: {remark}", markup=False)
+    if statuses:
+        damaged = exit_code(IntegrityError(""))
+        raise typer.Exit(damaged if damaged in statuses else statuses[0])
 
 
 def _chunks(excerpt: "Excerpt") -> str:
     if not excerpt.included:
-        return f"none of {excerpt.ready} chunks"
+        return f"none of {counted(excerpt.ready, 'chunk')}"
     if excerpt.included == excerpt.ready:
-        return f"all {excerpt.ready} chunks"
+        return f"all {counted(excerpt.ready, 'chunk')}"
     return f"an excerpt: chunks {excerpt.first} to {excerpt.last}, {excerpt.included} of {excerpt.ready}"
 
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),

@@ -135,9 +135,9 @@ def checkpoints(
             out.print(f"  {difference}", markup=False)
         for remark in report.remarks:
             out.print(f"  remark: {remark.reason}", markup=False)
-        holds = (
-            "everything holds" if report.holds else f"DOES NOT HOLD, {counted(report.found, 'difference')}"
-        )
+        holds = "everything holds" if report.checkpoints else "nothing was compared"
+        if not report.holds:
+            holds = f"DOES NOT HOLD, {counted(report.found, 'difference')}"
         err.print(
             f"{counted(report.checkpoints, 'checkpoint')} up to {report.sequence}, "
             f"{report.unsigned} unsigned, {counted(report.uncovered, 'message')} behind the last: {holds}",

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lucid_events.cli.output import counted, err, out, print_json, size, table
+from lucid_events.cli.output import counted, err, out, print_json, printable, size, table
 from lucid_events.cli.running import Json, Server, run, settings
 from lucid_events.domain.ids import session_id
+from lucid_events.errors import LucidError
 
 if TYPE_CHECKING:
+    from lucid_events.service.adapters import Adapters
     from lucid_events.service.reconciling import Reconciled, Totals
 
 MISSING = 7
@@ -37,7 +39,7 @@ def reconcile(
     scrub has looked at, which may be a sample. The sums over everything are kept for metrics.
     """
     from lucid_events.service import connect
-    from lucid_events.service.reconciling import Reconciled, Totals, note, reconcile
+    from lucid_events.service.reconciling import Reconciled, Totals, reconcile
 
     async def work() -> Totals:
         session = session_id(sid) if sid is not None else None
@@ -48,9 +50,8 @@ def reconcile(
             async for one in reconcile(client.adapters, session):
                 totals = totals.with_(one)
                 print_json(one) if json else shown.append(one)
-            if session is None and not await note(client.adapters, totals):
-                why = "to read capture" if totals.capture_unseen else "to write to the bucket of metadata"
-                err.print(f"the sums were not kept for metrics: no right {why}")
+            if session is None and (why := await not_kept(client.adapters, totals)):
+                err.print(f"the sums were not kept for metrics: {why}", markup=False)
         if json:
             print_json({"total": totals})
         else:
@@ -59,6 +60,18 @@ def reconcile(
 
     if run(work, json=json).incomplete:
         raise typer.Exit(MISSING)
+
+
+async def not_kept(adapters: "Adapters", totals: "Totals") -> str:
+    """Keep the sums, and return why they were not kept; what was found is told all the same."""
+    from lucid_events.service.reconciling import note
+
+    try:
+        if await note(adapters, totals):
+            return ""
+    except LucidError as exc:
+        return exc.message
+    return f"no right to {'read capture' if totals.capture_unseen else 'write to the bucket of metadata'}"
 
 
 def _show(sessions: "list[Reconciled]", totals: "Totals") -> None:
@@ -90,7 +103,7 @@ def _show(sessions: "list[Reconciled]", totals: "Totals") -> None:
     out.print(table("", names, rows))
     for one in sessions:
         for name in one.named:
-            out.print(f"  {one.session_id}: {name}", markup=False)
+            out.print(printable(f"  {one.session_id}: {name}"), markup=False)
     out.print(
         f"{counted(totals.sessions, 'session')}, {totals.incomplete} with something missing; "
         f"the oldest byte not stored is {totals.oldest_unstored_s:,.1f} s old"

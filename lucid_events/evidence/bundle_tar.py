@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, NoReturn
 
 from lucid_events.errors import IntegrityError
 from lucid_events.evidence.bundle import SUMS
+from lucid_events.evidence.differences import visible
 
 BLOCK: Final = 512
 END: Final = bytes(2 * BLOCK)
@@ -193,7 +194,7 @@ class TarReader:
             IntegrityError: always.
         """
         raise IntegrityError(
-            f"{self.path}: byte {offset}: {what}: expected {expected}, found {found}",
+            visible(f"{self.path}: byte {offset}: {what}: expected {expected}, found {found}"),
             file=self.path,
             offset=offset,
             member=self.name,

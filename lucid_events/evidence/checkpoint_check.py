@@ -55,7 +55,7 @@ class CheckpointCheck:
     ) -> None:
         self.differences: list[Difference] = []
         self.remarks: list[Remark] = []
-        self.found = self.unsigned = self.checkpoints = 0
+        self.found = self.unsigned = self.checkpoints = self._seen = 0
         self.last: Checkpoint | None = None
         self.sequence = 0
         """Up to where the log has been taken."""
@@ -83,6 +83,7 @@ class CheckpointCheck:
         Returns:
             The checkpoint, to be given the log up to its `sequence`; None when it is not the next one.
         """
+        self._seen += 1
         try:
             found = decode_checkpoint(body)
         except IntegrityError as exc:
@@ -174,6 +175,9 @@ class CheckpointCheck:
         if kept is not None:
             self._finish_kept(kept)
             self._note_unlike(kept, before)
+        elif not self._seen:
+            why = "there is no checkpoint: nothing was compared"
+            self.differ(What.UNSIGNED, why) if self._require_signature else self._remark(why)
         for incarnation, count in self._beyond.items():
             places = ", ".join(f"{began} at {end}" for began, end in sorted(self._cut_back.items()))
             self._remark(

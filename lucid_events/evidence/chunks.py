@@ -4,13 +4,18 @@ Knows facts and compares them; measuring them is the caller's. The first differe
 outside in: no object, other metadata, other stored bytes, other raw bytes.
 """
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from lucid_events.domain.events import ChunkReady
 from lucid_events.domain.ids import SessionId
 from lucid_events.evidence.differences import Difference, What
+
+BUCKET: Final = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
+"""What a bucket may be called (NATS ADR-20): with anything else in it, another subject would be asked."""
 
 
 class ObjectFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,4 +113,16 @@ def difference(
         reason=reason,
         expected=expected,
         found=found,
+    )
+
+
+def left(session: SessionId, index: int, name: str) -> Difference:
+    """Return that an object of an erased chunk, as `<bucket>/<name>`, is still there."""
+    return Difference(
+        what=What.OBJECT_LEFT,
+        session=session,
+        index=index,
+        object=name,
+        reason="the history says that this chunk was erased, and its object is still there: delete it with a "
+        "client of the object store",
     )

@@ -35,6 +35,7 @@ class What(StrEnum):
     OBJECT_MISSING = "object_missing"
     OBJECT_METADATA = "object_metadata"
     OBJECT_BYTES = "object_bytes"
+    OBJECT_LEFT = "object_left"
     CHUNK_BYTES = "chunk_bytes"
 
 
@@ -58,7 +59,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         text = f"{self.what}: {', '.join(place)}: {self.reason}"
         if self.expected or self.found:
             text += f" (expected {self.expected or 'nothing'}, found {self.found or 'nothing'})"
-        return text
+        return visible(text)
 
 
 class Remark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,4 +74,15 @@ class Remark(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         place = [f"session {self.session}"] if self.session else []
         place += [f"message {self.sequence}"] if self.sequence is not None else []
         place += [f"object {self.object}"] if self.object else []
-        return f"{', '.join(place)}: {self.reason}"
+        return visible(f"{', '.join(place)}: {self.reason}")
+
+
+def visible(text: str) -> str:
+    """Return `text` with control characters escaped.
+
+    What is told quotes whoever is judged: a line feed or a terminal's sequence in it could take a
+    difference off the screen and put "holds" there.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -83,6 +83,8 @@ class HistoryCheck:
         self.remarks: list[Remark] = []
         self._keys, self._tally, self._last_event = keys, Tally(), 0
         self._allow_strays, self._foreign = allow_strays, 0
+        self._uncovered = 0
+        """Chunks and gaps since the last manifest, which nothing that is signed can speak of."""
         self._ids: dict[bytes, int] = {}
         self._heads = sorted(heads, key=lambda known: known.sequence)
 
@@ -115,11 +117,28 @@ class HistoryCheck:
         self._once(message)
         if isinstance(event, ev.SessionStopped):
             self._manifest(event.manifest, message)
-        if self._sound and (wrong := check(self.state, event)):
-            self._differ(What.ILLEGAL, f"{message.type}: {wrong}", sequence=message.sequence)
-        if isinstance(event, ev.SessionCleanupStarted):
-            self.erased_below = self.state.next_index
-        self.state = evolve(self.state, message)
+        try:
+            if self._sound and (wrong := check(self.state, event)):
+                self._differ(What.ILLEGAL, f"{message.type}: {wrong}", sequence=message.sequence)
+            after = evolve(self.state, message)
+        except OverflowError:  # a day before the first, or behind the last, that there is
+            self._differ(
+                What.UNREADABLE,
+                f"{message.type}: it has a time at the end of the calendar",
+                sequence=message.sequence,
+                found=message.time.isoformat(),
+            )
+            after = self.state
+        match event:
+            case ev.SessionCleanupStarted():
+                self.erased_below = self.state.next_index
+            case ev.SessionStopped():
+                self._uncovered = 0
+            case ev.ChunkSealed() | ev.GapDeclared():
+                self._uncovered += 1
+            case _:
+                pass
+        self.state = after
         self._tally.take(event, message.digest)
         self.head, self._last_event = message.digest, int(message.sequence)
         self.events += 1
@@ -131,8 +150,13 @@ class HistoryCheck:
         self.head, self._last_event = None, sequence
         self.events += 1
 
-    def end(self, *, require_signature: bool = False) -> None:
-        """Judge what only the end of the history can tell."""
+    def end(self, *, require_signature: bool = False, goes_on: bool = True) -> None:
+        """Judge what only the end of the history can tell.
+
+        Args:
+            require_signature: what has ended without a trusted signature does not hold.
+            goes_on: an open session may yet be signed. Not so of a copy: whoever made it chose its end.
+        """
         for known in self._heads:
             if known.sequence > self.version:
                 self._differ(
@@ -146,8 +170,18 @@ class HistoryCheck:
             else:
                 self._remembered(known)
         self._heads = []
+        waits = goes_on and self.state.state in _OPEN
+        if self._uncovered and self.signed.verdict != "no_manifest":
+            why = (
+                f"manifest {self.signed.manifest} does not cover what was recorded behind it, "
+                f"chunks and gaps: {self._uncovered}"
+            )
+            if require_signature and not waits:
+                self._differ(What.UNSIGNED, why)
+            else:
+                self.remark(why)
         if self.signed.verdict == "no_manifest" and require_signature:
-            if self.state.state in _OPEN:
+            if waits:
                 self.remark(f"{self.state.state}: there is no manifest to be signed yet")
             else:
                 self._differ(What.UNSIGNED, f"{self.state.state or 'empty'}, and has no manifest")

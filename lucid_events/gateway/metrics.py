@@ -259,6 +259,7 @@ async def _reconciled(monitor: Monitor) -> list[Metric]:
         ),
         "lucid_reconciled_sessions": ("Sessions that were looked at", totals.sessions),
         "lucid_reconciled_incomplete_sessions": ("Sessions with something missing", totals.incomplete),
+        "lucid_reconciled_damaged_sessions": ("Sessions whose history can't be read", totals.damaged),
         "lucid_reconciled_captured_bytes": ("Bytes recorders were told are safe", totals.captured_bytes),
         "lucid_reconciled_sealed_bytes": ("Bytes in sealed chunks", totals.sealed_bytes),
         "lucid_reconciled_ready_bytes": ("Raw bytes in ready chunks", totals.ready_bytes),

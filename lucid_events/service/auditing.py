@@ -14,7 +14,7 @@ import msgspec
 from lucid_events.compression.measuring import Measurer
 from lucid_events.config import Settings
 from lucid_events.domain.envelope import Stray
-from lucid_events.domain.ids import SESSION_ID, SessionId
+from lucid_events.domain.ids import SessionId
 from lucid_events.errors import ContractError
 from lucid_events.evidence.differences import Difference, Remark, What
 from lucid_events.evidence.histories import HistoryCheck, KnownHead
@@ -22,7 +22,6 @@ from lucid_events.evidence.keys import KeyList
 from lucid_events.jetstream.extent import extent
 from lucid_events.ports import KeyValue
 from lucid_events.projections.generations import Generations
-from lucid_events.projections.index import VIEWS
 from lucid_events.projections.status import StatusProjection
 from lucid_events.projections.views import StatusViews
 from lucid_events.service.adapters import Adapters, open_adapters
@@ -42,10 +41,6 @@ that are idle; fewer make two threads share one."""
 MAX_NAMED = 20
 """Missing messages of the log that get a difference each; the rest is counted in the last one."""
 
-
-PAGE = 100
-"""Views of one page while the sessions are listed that have one: 1 MiB when they are large."""
-
 UNREMEMBERED = (
     "nothing outside the log remembers this history: its status view is gone, damaged, or of another "
     "incarnation, so events cut off at its end would not be missed here"
@@ -57,7 +52,7 @@ class Auditor:
 
     def __init__(self, adapters: Adapters, verifier: Verifier, views: KeyValue, incarnation: int) -> None:
         self.adapters, self.verifier = adapters, verifier
-        self._kv, self._views, self._incarnation = views, StatusViews(views), incarnation
+        self._views, self._incarnation = StatusViews(views), incarnation
 
     async def verify(self, session: SessionId) -> SessionReport:
         """Return what came of checking `session`; see `Verifier.verify`."""
@@ -73,15 +68,8 @@ class Auditor:
 
     async def remembered(self) -> AsyncIterator[SessionId]:
         """Yield the sessions that have a status view, whether or not the log has them, page by page."""
-        cursor, full = 0, True
-        while full:
-            page = [item async for item in self._kv.scan(VIEWS, after=cursor, limit=PAGE)]
-            for key, _, revision in page:
-                cursor = revision
-                session = key.partition(".")[2]
-                if SESSION_ID.fullmatch(session):
-                    yield SessionId(session)
-            full = len(page) == PAGE
+        async for session in self._views.sessions():
+            yield session
 
     async def heads(self, session: SessionId) -> tuple[KnownHead, ...]:
         """Return what the status view remembers of the history; nothing when it is gone or damaged."""
@@ -160,6 +148,7 @@ async def open_auditor(
         adapters.store,
         adapters.bucket,
         measurer,
+        chunks=adapters.chunks,
         keys=keys,
         require_signature=require_signature,
         sample=sample,
@@ -179,6 +168,15 @@ def foreign(stray: Stray) -> Difference:
         session="",
         sequence=int(stray.sequence),
         reason=f"not an event, on {stray.subject[:200]!r}: {stray.reason}",
+    )
+
+
+def beside(session: SessionId) -> Difference:
+    """Return what is said of a session of which the log has a message, and no history."""
+    return Difference(
+        what=What.FOREIGN,
+        session=session,
+        reason="a message in the log is of this session and on no subject of a history",
     )
 
 

@@ -76,7 +76,8 @@ def verify_bundle(
     Args:
         path: a regular file.
         keys: whose signatures are believed; None: nobody's in particular.
-        require_signature: a manifest without a trusted signature does not hold.
+        require_signature: a bundle without a trusted signature does not hold, an open session's neither:
+            it may be of one that was cut off before its manifest, or made up.
         allow_strays: messages that are no events are remarks; otherwise the first one is refused.
         checkpoint: kept elsewhere; what it says of the session has to be in the bundle, so that
             nothing was cut off behind the manifest.
@@ -186,7 +187,7 @@ class _Check:
             self._progress(len(text))
         if not self._contents.messages:
             self._refuse(f"{bundle.EVENTS} is empty", "a history", "nothing")
-        self._history.end(require_signature=self._require_signature)
+        self._history.end(require_signature=self._require_signature, goes_on=False)
         self._settled("", self._tar.at)
         if self._standing is not None and not self._witnessed:
             seen = f"message {self._standing.version}, which {self._named_checkpoint} has seen"

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from lucid_events.domain.codecs import CODECS
 from lucid_events.domain.envelope import Recorded, Stray
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.state import Erasure, evolve, initial
@@ -25,12 +26,14 @@ from lucid_events.evidence import bundle, chain
 from lucid_events.evidence.bundle import Description, Log, Proof
 from lucid_events.evidence.bundle_contents import Contents, ReadyChunk
 from lucid_events.evidence.bundle_tar import PIECE_BYTES, TarWriter
+from lucid_events.evidence.chunks import BUCKET
 from lucid_events.jetstream.connection import StoredMessage
 from lucid_events.jetstream.history import decode
 from lucid_events.jetstream.pages import pages
 from lucid_events.ports import BlobStore
 from lucid_events.service.adapters import Adapters
 from lucid_events.service.client import Client
+from lucid_events.service.erased import tolerate_no_bucket
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +198,8 @@ async def _events(adapters: Adapters, session: SessionId, tar: TarWriter) -> tup
             for message in page:
                 found_event = take(contents, message)
                 if isinstance(found_event, Recorded):
-                    state = evolve(state, found_event)
+                    with suppress(OverflowError):  # of a time that verifying tells of
+                        state = evolve(state, found_event)
                 lines.append(bundle.encoded(bundle.line_of(message)))
             await asyncio.to_thread(tar.write, b"".join(lines))
     tar.end()
@@ -209,6 +213,8 @@ def take(contents: Contents, message: StoredMessage) -> Recorded | Stray | Contr
         found = decode(message)
     except ContractError as exc:
         found = exc
+    except OverflowError:
+        found = ContractError("its time is at the end of the calendar", field="ce-time")
     digest = None
     if not isinstance(found, Stray):
         digest = chain.digest(message.subject, message.headers, message.data)
@@ -220,8 +226,20 @@ def take(contents: Contents, message: StoredMessage) -> Recorded | Stray | Contr
 async def _chunk(
     tar: TarWriter, session: SessionId, index: int, ready: ReadyChunk, bucket: BlobStore, progress: Progress
 ) -> None:
-    tar.begin(bundle.chunk_name(index, ready.codec))
+    def refused(why: str) -> IntegrityError:
+        return IntegrityError(
+            f"chunk {index} of {session} can't be exported: {why}; verify the session, and export "
+            "what is left with --from and --to",
+            session=session,
+            index=index,
+        )
+
     size = 0
+    if ready.codec not in CODECS:
+        raise refused(f"its event names an unknown codec, {ready.codec!r}")
+    if BUCKET.fullmatch(ready.bucket) is None:
+        raise refused(f"what its event names is no bucket, {ready.bucket!r}")
+    tar.begin(bundle.chunk_name(index, ready.codec))
     try:
         async with _closing(bucket.stream(ready.object)) as pieces:
             async for piece in pieces:
@@ -229,12 +247,10 @@ async def _chunk(
                 size += len(piece)
                 progress(len(piece))
     except (NotFound, IntegrityError) as exc:
-        raise IntegrityError(
-            f"chunk {index} of {session} can't be exported: {exc.message}; verify the session, and export "
-            "what is left with --from and --to",
-            session=session,
-            index=index,
-        ) from exc
+        raise refused(exc.message) from exc
+    except ConfigError as exc:
+        tolerate_no_bucket(exc)
+        raise refused(f"there is no bucket {ready.bucket}") from exc
     sha256 = tar.end()
     if (size, sha256) != (ready.stored_size, ready.stored_sha256):
         raise IntegrityError(

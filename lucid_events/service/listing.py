@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator
 
 from lucid_events.domain.ids import SESSION_ID, SessionId
+from lucid_events.evidence.chunks import BUCKET
 from lucid_events.jetstream.topology import exists
 from lucid_events.ports import BlobStore
 from lucid_events.service.adapters import Adapters
@@ -31,7 +32,9 @@ class Buckets:
         _, named = await named_buckets(adapters, position.sequence, session or "*")
         default = adapters.subjects.chunks_bucket
         there = {default} | {
-            name for name in named - {default} if await exists(adapters.connection, object_stream(name))
+            name
+            for name in named - {default}
+            if BUCKET.fullmatch(name) and await exists(adapters.connection, object_stream(name))
         }
         return cls({name: adapters.bucket(name) for name in sorted(there)}, default)
 

@@ -24,7 +24,7 @@ from lucid_events.domain.ids import SessionId
 from lucid_events.domain.state import Session, evolve, initial
 from lucid_events.domain.transitions import ERASING, State
 from lucid_events.domain.values import Fact
-from lucid_events.errors import ConfigError, ContractError, LucidError
+from lucid_events.errors import ConfigError, ContractError
 from lucid_events.service.adapters import Adapters
 from lucid_events.service.listing import Buckets, fingerprint, names_of, some
 from lucid_events.service.returned import SETTLED_S, returned, undecided
@@ -223,15 +223,20 @@ async def _each(adapters: Adapters, session: SessionId | None) -> AsyncGenerator
 
 
 async def note(adapters: Adapters, totals: Totals) -> bool:
-    """Keep the sums of a run over everything, for metrics; False when we may not, or could not.
+    """Keep the sums of a run over everything, for metrics; False when this login has no right to.
 
     Nor are sums kept from which capture was left out: a gauge can't say that it was not looked at.
+
+    Raises:
+        StoreUnavailable, AppendUncertain: the server did not take them now.
+        ConfigError: there is no bucket of metadata.
     """
     if totals.capture_unseen:
         return False
     try:
         await adapters.meta.put(KEY, codec.encode(totals))
-    except LucidError:
+    except ConfigError as exc:
+        _tolerate(exc)
         return False
     return True
 

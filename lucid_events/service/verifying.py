@@ -2,6 +2,7 @@
 
     history   every link, every transition, every manifest and signature      evidence/histories.py
     chunks    object, its metadata, both digests, measured in threads         evidence/chunks.py
+    erased    of a destroyed session, that every object is gone               service/erased.py
 
 The history is read twice, first to judge it, then for its chunks, so memory does not grow with the
 recording: a page of events and a few pieces of `PARALLEL` chunks. Reads only; writes nothing.
@@ -25,6 +26,7 @@ from lucid_events.domain.state import Erasure
 from lucid_events.domain.transitions import ERASING, State
 from lucid_events.errors import ConfigError, ContractError, IntegrityError, NotFound
 from lucid_events.evidence.chunks import (
+    BUCKET,
     MeasuredChunk,
     ObjectFacts,
     compare_bytes,
@@ -35,6 +37,7 @@ from lucid_events.evidence.differences import Difference, Remark, What
 from lucid_events.evidence.histories import HistoryCheck, KnownHead, Signed
 from lucid_events.evidence.keys import KeyList
 from lucid_events.ports import BlobStore, EventStore
+from lucid_events.service.erased import is_there, objects_left, tolerate_no_bucket
 
 PARALLEL = 4
 """Chunks in work at once: two in the threads of two cores, two on their way from the server, so that a
@@ -64,7 +67,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `chunks` were checked of `ready` that there are; `erased` have no object any more, as the history
     says, and `erasure` says by whom or by which policy, and when. `differences` are the first ones of
-    `found`, of which `missing` are objects that are not there.
+    `found`, of which `missing` are objects that are not there and `left` those that an erasure left.
     """
 
     session: SessionId
@@ -83,6 +86,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
     signature: Signed
     found: int
     missing: int = 0
+    left: int = 0
     differences: tuple[Difference, ...]
     remarks: tuple[Remark, ...]
 
@@ -98,7 +102,7 @@ class _Counts:
     """Chunks and bytes of one session so far."""
 
     def __init__(self) -> None:
-        self.chunks = self.erased = self.missing = self.raw = self.stored = 0
+        self.chunks = self.erased = self.missing = self.left = self.raw = self.stored = 0
 
 
 class Verifier:
@@ -107,6 +111,8 @@ class Verifier:
     Args:
         store: the histories.
         bucket: gives the object store of a name.
+        chunks: where chunks are stored now: an object that was never said to be ready is looked for there
+            when its session was erased; None: it is not.
         measurer: makes the digests; its workers are how many cores are used.
         keys: whose signatures are believed; None: nobody's in particular.
         require_signature: a session that has ended without a trusted signature does not hold.
@@ -121,13 +127,14 @@ class Verifier:
         bucket: Callable[[str], BlobStore],
         measurer: Measurer,
         *,
+        chunks: BlobStore | None = None,
         keys: KeyList | None = None,
         require_signature: bool = False,
         sample: Sample = EVERYTHING,
         allow_strays: bool = False,
         progress: Progress = lambda _: None,
     ) -> None:
-        self._store, self._bucket, self._measurer = store, bucket, measurer
+        self._store, self._bucket, self._measurer, self._chunks = store, bucket, measurer, chunks
         self._allow_strays = allow_strays
         self._keys, self._require_signature = keys, require_signature
         self._sample, self._progress = sample, progress
@@ -169,12 +176,15 @@ class Verifier:
 
         Raises:
             StoreUnavailable: a chunk could not be read; nothing is said about it.
+            ConfigError: this login may not read it; nothing is said about it.
         """
         session, counts = check.state.id, _Counts()
         if check.state.state not in ERASING:
             await self._check_chunks(check, counts)
         else:
             counts.erased = check.state.ready_chunks
+        if check.state.state is State.DESTROYED:
+            await self._check_erased(check, counts)
         return SessionReport(
             session=session,
             holds=check.holds,
@@ -192,6 +202,7 @@ class Verifier:
             signature=check.signed,
             found=check.found,
             missing=counts.missing,
+            left=counts.left,
             differences=tuple(check.differences),
             remarks=tuple(check.remarks),
         )
@@ -249,9 +260,14 @@ class Verifier:
 
     async def _chunk(self, session: SessionId, ready: ev.ChunkReady) -> Difference | None:
         """Return the first difference of one chunk."""
-        bucket = self._bucket(ready.bucket)
         try:
             check_codec(ready.codec)
+        except ConfigError as exc:
+            return difference(What.CHUNK_BYTES, session, ready, exc.message)
+        if BUCKET.fullmatch(ready.bucket) is None:
+            return difference(What.OBJECT_MISSING, session, ready, "what its event names is no bucket")
+        bucket, about = self._bucket(ready.bucket), None
+        try:
             about = await bucket.info(ready.object)
             facts = None
             if about is not None:
@@ -265,10 +281,28 @@ class Verifier:
         except NotFound:
             return compare_object(session, ready, None)
         except IntegrityError as exc:
+            if about is not None and not await is_there(bucket, ready.object):
+                return compare_object(session, ready, None)  # deleted while it was read
             return difference(What.OBJECT_BYTES, session, ready, exc.message)
         except ConfigError as exc:
-            return difference(What.CHUNK_BYTES, session, ready, exc.message)
+            tolerate_no_bucket(exc)
+            return compare_object(session, ready, None)
         return outside or compare_bytes(session, ready, MeasuredChunk(**msgspec.structs.asdict(measured)))
+
+    async def _check_erased(self, check: HistoryCheck, counts: _Counts) -> None:
+        """Note every object of the sample's chunks that an erasure left."""
+        session = check.state.id
+        async with aclosing(self._messages(session, check.version)) as messages:
+            found = objects_left(
+                messages,
+                check.state,
+                self._bucket,
+                chunks=self._chunks,
+                chooses=lambda index: self._sample.chooses(session, index),
+            )
+            async for one in found:
+                check.add(one)
+                counts.left += 1
 
     async def _erased_since(self, session: SessionId, version: int) -> bool:
         async with aclosing(self._messages(session, await self._store.version(session), version)) as messages:
@@ -306,7 +340,7 @@ async def all_sessions(
         try:
             async for message in store.replay(after=after, upto=end, since=since):
                 after, since = int(message.sequence), None
-                if SESSION_ID.fullmatch(message.session) is None:
+                if SESSION_ID.fullmatch(message.session) is None or _is_beside(message):
                     if isinstance(message, Stray):
                         yield message
                 elif hash(message.session) not in seen:
@@ -320,6 +354,11 @@ async def all_sessions(
                 if SESSION_ID.fullmatch(session) and hash(session) not in seen:
                     seen.add(hash(session))
                     yield SessionId(session)
+
+
+def _is_beside(message: Recorded | Stray) -> bool:
+    """Return whether a stray stands beside all histories: on `<prefix>.evt.<session>` and nothing more."""
+    return isinstance(message, Stray) and message.subject.count(".") < 3
 
 
 def _place(exc: ContractError) -> int:

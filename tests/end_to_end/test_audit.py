@@ -186,8 +186,50 @@ def test_an_erased_session_still_holds(shared: Pipeline) -> None:
     shared.cli("cleanup", "erased")
     shared.cli("status", "erased", "--watch")
     (report,) = said(shared, "audit", "verify", "erased", "--require-signature")
-    assert (report["holds"], report["chunks"], report["erased"]) == (True, 0, CHUNKS)
-    assert report["state"] in {"cleanup", "destroyed"}
+    assert (report["holds"], report["chunks"], report["erased"], report["left"]) == (True, 0, CHUNKS, 0)
+    assert report["state"] == "destroyed"
+
+
+def test_what_an_erasure_left_is_named_and_ends_with_seven(shared: Pipeline) -> None:
+    """An object of a destroyed session is found by verifying that session alone, and told once by --all."""
+    record(shared, "left")
+    ready = [e["data"] for e in said(shared, "replay", "left") if e["type"] == "chunk.ready.v1"]
+    shared.cli("cleanup", "left")
+    shared.cli("status", "left", "--watch")
+    (report,) = said(shared, "audit", "verify", "left")
+    assert (report["state"], report["left"]) == ("destroyed", 0)
+    asyncio.run(put(shared.url, ready[1]["object"]))
+    done = shared.cli("audit", "verify", "left", check=False)
+    assert done.returncode == 7
+    place = f"chunk {ready[1]['index']}, object lucid-chunks/{ready[1]['object']}"
+    assert f"  object_left: session left, {place}: " in done.stdout
+    everything = shared.cli("audit", "verify", "--all", check=False)
+    assert (everything.returncode, everything.stdout.count(ready[1]["object"])) == (7, 1)
+    asyncio.run(delete(shared.url, ready[1]["object"]))
+    assert said(shared, "audit", "verify", "left")[0]["holds"]
+
+
+async def put(url: str, name: str) -> None:
+    """Put an object under a name."""
+    async with connect(NatsOptions(servers=(url,))) as connection:
+        await JetStreamBlobStore(connection, "lucid-chunks").put(name, b"left", metadata={})
+
+
+def test_a_bundle_of_an_open_session_is_not_signed(shared: Pipeline, tmp_path: Path) -> None:
+    """Without a manifest a bundle may be of anything: it holds, but not where a signature is required."""
+    shared.cli("create", "open")
+    place = str(tmp_path / "open.tar")
+    shared.cli("audit", "export", "open", "-o", place)
+    keys = shared.env["LUCID_SIGNING_KEYS"]
+    assert "no manifest" in shared.cli("audit", "verify", place, "--keys", keys).stdout
+    refused = shared.cli("audit", "verify", place, "--keys", keys, "--require-signature", check=False)
+    assert refused.returncode == 7
+    assert "unsigned: created, and has no manifest" in refused.stderr
+    (tmp_path / "cut.tar").write_bytes(Path(place).read_bytes()[:-1])
+    both = shared.cli("audit", "verify", str(tmp_path / "cut.tar"), place, check=False)
+    assert (both.returncode, "open.tar: holds" in both.stdout) == (7, True)
+    assert "cut.tar: byte " in both.stderr
+    assert said(shared, "audit", "verify", "open", "--require-signature")[0]["holds"]
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,24 @@
 """The role model of `deploy/nats/roles.conf`, with keys made for one run, and logins of every role."""
 
+import asyncio
 import importlib.util
 import json
 import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from lucid_events.jetstream.connection import Connection, connect
 from lucid_events.jetstream.options import NatsOptions
 from tests.configured_server import DEPLOY, ConfiguredServer, configured_server, including
+from tests.end_to_end.processes import ROOT, Running, lucid
 
 OUTSIDE = ("recorder", "recorder-demo", "integrator", "viewer", "auditor")
 """Roles that live in other accounts than the pipeline."""
 API = "JS.lucid.API"
+CLI_S = 60.0
+"""Bound of one command; each is over in a second or two."""
 
 
 def role_keys(folder: Path) -> Mapping[str, str]:
@@ -77,3 +82,35 @@ def role_server(folder: Path) -> Iterator[RoleServer]:
         made = RoleServer(server, keys, folder / "contexts")
         made.write_contexts()
         yield made
+
+
+@contextmanager
+def roles_at_work(folder: Path) -> Iterator[RoleServer]:
+    """Run a server with the roles, the definitions on it, and a worker that runs as `service`."""
+    with ExitStack() as stack:
+        made = stack.enter_context(role_server(folder))
+        assert cli(made, "operator", "deploy").returncode == 0
+        asyncio.run(_add_consumer(made))
+        env = {**made.env("service"), "LUCID_LEASE": "5", "LUCID_BEAT_INTERVAL": "1"}
+        worker = Running([*lucid(), "worker", "--json"], folder / "worker", env, None)
+        stack.callback(worker.kill9)
+        worker.says('"parts"')
+        yield made
+
+
+def cli(roles: RoleServer, role: str, *args: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the installed command as `role`, to its end."""
+    return subprocess.run(
+        [*lucid(), *args], env=roles.env(role), cwd=ROOT, capture_output=True, timeout=CLI_S, check=False
+    )
+
+
+async def _add_consumer(roles: RoleServer) -> None:
+    async with roles.login("operator") as connection:
+        config = {
+            "durable_name": "integrator",
+            "ack_policy": "explicit",
+            "filter_subject": "lucid.evt.*.chunk.ready",
+        }
+        body = {"stream_name": "LUCID_EVENTS", "config": config}
+        await connection.api("CONSUMER.CREATE.LUCID_EVENTS.integrator.lucid.evt.*.chunk.ready", body)

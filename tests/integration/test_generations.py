@@ -1,8 +1,9 @@
 """Two generations of the status views side by side, over real servers and workers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from lucid_events.config import Settings
 from lucid_events.domain import commands as cmd
+from lucid_events.domain import events as ev
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
 from lucid_events.errors import CommandRejected, ContractError, IntegrityError, NotReady
@@ -23,10 +25,17 @@ from lucid_events.service.adapters import Adapters, current_topology
 from lucid_events.service.client import Client
 from lucid_events.service.replaying import as_of, status_projection
 from lucid_events.service.workers import Workers
+from tests.integration.arena import CHUNK, LOOK_S, Feed, arena, bytes_of
+from tests.nats_server import NatsServer
 
-SESSIONS = [SessionId(f"gen-{number}") for number in range(24)]
+SESSIONS = [SessionId(f"gen-{number}") for number in range(6)]
 MARKS = 12
-"""Commands of every session beside its creation: about 350 events while generations come and go."""
+"""Commands of every session beside its creation."""
+RECORDERS, READERS = 50, 2
+BLOCK, PACE_S = 4096, (0.05, 0.1)
+"""40 to 80 KiB a second from each recorder: 45 chunks become ready in a second, beside which readers read."""
+HISTORY = 500
+"""Chunks that are ready before the views are built anew: the fold has to take a moment."""
 PATIENCE_S = 90.0
 
 
@@ -69,63 +78,133 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(bounded())
 
 
-def test_a_switch_beside_recording_sessions(tmp_path: Path) -> None:
-    """24 sessions grow through rebuild, switch, rollback and drop: readers never fail and never go back."""
+class Endless(Feed):
+    """Gives bytes without an end, until `until` has happened."""
+
+    async def read(self) -> bytes:
+        """Return the next block."""
+        await asyncio.sleep(self._pace_s)
+        assert self._until is not None
+        if self._until.is_set():
+            return b""
+        at = self.position % len(self._data)
+        block = self._data[at : at + self._block]
+        self.position += len(block)
+        return block
+
+
+class Readers:
+    """Poll every session without a pause; a read that fails, is behind or goes back ends the test."""
+
+    def __init__(self, sessions: Sequence[SessionId], ended: asyncio.Event) -> None:
+        self.rounds: list[int] = []
+        self._sessions, self._ended = sessions, ended
+        self._ready = dict.fromkeys(sessions, 0)
+
+    async def read(self, client: Client) -> None:
+        """Read as one more reader, plainly and with the position a session has by now, till the end."""
+        number, seen = len(self.rounds), dict.fromkeys(self._sessions, 0)
+        self.rounds.append(0)
+        while not self._ended.is_set():
+            for session in self._sessions:
+                version = int(await client.store.version(session))
+                for least in (0, version):
+                    view = await client.status(session, min_version=least, timeout_s=PATIENCE_S)
+                    at = view.position.sequence
+                    assert at >= max(least, seen[session]), f"{session} went back to {at}"
+                    seen[session] = at
+                    self._ready[session] = max(self._ready[session], view.chunks.ready)
+            self.rounds[number] += 1
+
+    def ready(self) -> list[int]:
+        """How many chunks each session had ready when it was read last."""
+        return [self._ready[session] for session in self._sessions]
+
+    def grown(self, ready: list[int]) -> bool:
+        """Whether every session has more chunks ready by now."""
+        return all(now > before for now, before in zip(self.ready(), ready, strict=True))
+
+    async def go_on(self) -> None:
+        """Wait until every session has one more chunk, and every reader has read all of them since."""
+        ready = self.ready()
+        await self.until(lambda: self.grown(ready))
+        rounds = list(self.rounds)  # the one in hand began before
+        await self.until(lambda: all(now > 1 + then for now, then in zip(self.rounds, rounds, strict=True)))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until what was read says so."""
+        while not condition():  # noqa: ASYNC110 - the readers' own progress: nothing here sets an event
+            await asyncio.sleep(LOOK_S)
+
+
+def test_a_switch_beside_recording_sessions(server: NatsServer, rng: random.Random) -> None:
+    """50 recorders go on through rebuild, switch, rollback and drop: no read fails or goes back.
+
+    In the end both generations say the same of every session at the same position, which is that of
+    its whole history, and count the bytes that were recorded.
+    """
+    sessions = [SessionId(f"rec-{number}") for number in range(RECORDERS)]
 
     async def _() -> None:
-        async with pipeline(tmp_path) as (client, _):
-            a = client.adapters
-            for session in SESSIONS:
-                created = (await client.commands.send(session, cmd.Create(owner="bob"))).version
-                await client.status(session, min_version=created, timeout_s=PATIENCE_S)
-            ended = asyncio.Event()
-            reads = 0
+        async with arena(server, rng) as stage, AsyncExitStack() as clients, asyncio.TaskGroup() as tasks:
+            await stage.workers(2)
+            client, *others = [
+                await clients.enter_async_context(connect(stage.settings)) for _ in range(1 + READERS)
+            ]
+            a, ended = client.adapters, asyncio.Event()
+            feeds = {
+                session: Endless(
+                    bytes_of(rng, CHUNK - 1), block=BLOCK, pace_s=rng.uniform(*PACE_S), until=ended
+                )
+                for session in sessions
+            }
+            recordings = [
+                tasks.create_task(
+                    stage.recording(await stage.join(session), session, feed, flush_interval_s=0.5).run()
+                )
+                for session, feed in feeds.items()
+            ]
+            for session in sessions:
+                await stage.until(session, "active")
+            readers = Readers(sessions, ended)
+            reading = [tasks.create_task(readers.read(other)) for other in others]
+            await readers.until(lambda: sum(readers.ready()) >= HISTORY)
 
-            async def read() -> None:
-                nonlocal reads
-                seen: dict[SessionId, int] = {}
-                while not ended.is_set():
-                    for session in SESSIONS:
-                        view = await client.status(session)
-                        at = view.position.sequence
-                        assert at >= seen.get(session, 0), f"{session} went back to {at}"
-                        seen[session] = at
-                        reads += 1
-
-            async def grow(session: SessionId) -> int:
-                number, version = 0, 0
-                while not ended.is_set():
-                    done = await client.commands.send(session, cmd.Mark(label=f"m{number}"))
-                    number, version = number + 1, done.version
-                return version
-
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(read())
-                growing = [tasks.create_task(grow(session)) for session in SESSIONS]
-                report = await rebuilding.build(a)
-                assert (report.generation, report.differences) == (2, ())
-                live = await rebuilding.switch(a, 2)
-                assert (live.generation, live.previous and live.previous.generation) == (2, 1)
-                back = await rebuilding.rollback(a)
-                assert back.generation == 1
-                await rebuilding.switch(a, 2)
-                before = reads
-                while reads < before + 3 * len(SESSIONS):  # noqa: ASYNC110 - the reader's own progress
-                    await asyncio.sleep(0.01)
-                ended.set()
-            versions = [task.result() for task in growing]
-            for session, version in zip(SESSIONS, versions, strict=True):
-                view = await client.status(session, min_version=version, timeout_s=PATIENCE_S)
-                assert view.position.sequence == version
-            await rebuilding.switch(a, 1)
+            ready = readers.ready()
+            while not readers.grown(ready):
+                assert (await rebuilding.rebuild_status(a)).differences == ()
+            before = (await a.store.last_position()).sequence
+            report = await rebuilding.build(a)
+            assert (report.generation, report.differences) == (2, ())
+            assert await stored_since(a, before), "nothing was recorded while the views were built"
+            await readers.go_on()
             assert (await rebuilding.compare_with_live(a, 2)).same
-            for session, version in zip(SESSIONS, versions, strict=True):
+            assert (await rebuilding.switch(a, 2)).generation == 2
+            await readers.go_on()
+            assert (await rebuilding.rollback(a)).generation == 1
+            await readers.go_on()
+            ended.set()
+            await asyncio.gather(*reading, *recordings)
+            for session, feed in feeds.items():
+                await stage.until(session, "stopped")
+                version = int(await a.store.version(session))
+                view = await client.status(session, min_version=version, timeout_s=PATIENCE_S)
+                assert (view.state, view.raw_bytes) == (State.STOPPED, feed.position)
+            await rebuilding.switch(a, 2)
+            assert (await rebuilding.compare_with_live(a, 1)).same
+            for session in sessions:
+                version = int(await a.store.version(session))
                 assert await views_at(a, 1, session) == await views_at(a, 2, session) == version
-            await rebuilding.drop(a, 2)
-            assert [one.generation for one in await rebuilding.list_generations(a)] == [1]
-            assert (await client.status(SESSIONS[0])).position.sequence == versions[0]
+            await rebuilding.drop(a, 1)
+            assert [one.generation for one in await rebuilding.list_generations(a)] == [2]
 
     run(_)
+
+
+async def stored_since(adapters: Adapters, position: int) -> int:
+    """How many chunks have become ready behind a position of the log."""
+    found = adapters.store.replay(after=position)
+    return len([one async for one in found if isinstance(getattr(one, "event", None), ev.ChunkReady)])
 
 
 def test_the_first_generation_can_be_dropped(tmp_path: Path) -> None:
@@ -133,7 +212,7 @@ def test_the_first_generation_can_be_dropped(tmp_path: Path) -> None:
 
     async def _() -> None:
         async with pipeline(tmp_path) as (client, _):
-            for session in SESSIONS[:6]:
+            for session in SESSIONS:
                 await record(client, session)
             page = await client.sessions(limit=2)
             await rebuilding.build(client.adapters)
@@ -141,7 +220,7 @@ def test_the_first_generation_can_be_dropped(tmp_path: Path) -> None:
             assert page.cursor is not None
             rest = await client.sessions(limit=100, after=page.cursor)
             listed = {entry.session_id for entry in (*page.entries, *rest.entries)}
-            assert listed == set(SESSIONS[:6]), "a list that was begun before the switch goes on"
+            assert listed == set(SESSIONS), "a list that was begun before the switch goes on"
             await rebuilding.drop(client.adapters, 1)
             assert (await client.status(SESSIONS[0])).state is State.STARTING
         async with pipeline(tmp_path) as (client, workers):

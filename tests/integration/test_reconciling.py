@@ -3,19 +3,33 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
+import pytest
 
+from lucid_events.cli.audit_reconciling import not_kept
 from lucid_events.config import Settings
 from lucid_events.domain import commands as cmd
 from lucid_events.domain import events as ev
 from lucid_events.domain.envelope import NewEvent, Recorded
 from lucid_events.domain.ids import EventId, SessionId
 from lucid_events.domain.transitions import State
+from lucid_events.errors import (
+    AppendUncertain,
+    ConfigError,
+    IntegrityError,
+    LucidError,
+    StoreUnavailable,
+)
 from lucid_events.gateway.metrics import exposition
 from lucid_events.service import connect, up
+from lucid_events.service.adapters import Adapters
 from lucid_events.service.client import Client
+from lucid_events.service.exporting import export
 from lucid_events.service.listing import some
 from lucid_events.service.monitoring import Monitor
 from lucid_events.service.reconciling import Reconciled, Totals, note, reconcile
@@ -91,22 +105,7 @@ def test_every_bucket_that_events_name_is_looked_at(tmp_path: Path) -> None:
             await a.connection.api(
                 "STREAM.CREATE.OBJ_cold", {**config, "name": "OBJ_cold", "subjects": subjects}
             )
-            history = [one async for one in client.store.read(SessionId("one")) if isinstance(one, Recorded)]
-            ready = next(one for one in history if isinstance(one.event, ev.ChunkReady))
-            assert isinstance(ready.event, ev.ChunkReady)
-            moved = msgspec.structs.replace(ready.event, index=3, bucket="cold", object="one/00000003-x")
-            event = NewEvent(
-                id=EventId("moved"),
-                session=ready.session,
-                event=moved,
-                time=ready.time,
-                cause="test",
-                correlation="test",
-                actor="test",
-            )
-            last = history[-1]
-            version = await client.store.version(last.session)
-            await client.store.append(last.session, [event], expected=version, head=last.digest)
+            await ready_in(client, "one", "cold", "one/00000003-x")
             lost = (await found(client))["one"]
             assert (lost.events_without_objects, lost.named) == (1, ("no object: cold/one/00000003-x",))
             await a.bucket("cold").put("one/00000003-x", b"x", metadata={})
@@ -116,7 +115,44 @@ def test_every_bucket_that_events_name_is_looked_at(tmp_path: Path) -> None:
             assert told["ghost"].named == ("no event: cold/ghost/00000000-x",)
             assert (await found(client, "one"))["one"].complete
             await a.connection.api("STREAM.DELETE.OBJ_cold")
+            with pytest.raises(IntegrityError, match="there is no bucket cold"):
+                await export(a, SessionId("one"), tmp_path / "one.tar")
             assert (await found(client))["one"].events_without_objects == 1
+
+    asyncio.run(_())
+
+
+async def ready_in(client: Client, session: str, bucket: str, name: str) -> None:
+    """Append that one more chunk is ready, in an object that nobody put there."""
+    history = [one async for one in client.store.read(SessionId(session)) if isinstance(one, Recorded)]
+    ready = next(one for one in history if isinstance(one.event, ev.ChunkReady))
+    assert isinstance(ready.event, ev.ChunkReady)
+    moved = msgspec.structs.replace(ready.event, index=3, bucket=bucket, object=name)
+    event = NewEvent(
+        id=EventId("moved"),
+        session=ready.session,
+        event=moved,
+        time=ready.time,
+        cause="test",
+        correlation="test",
+        actor="test",
+    )
+    last = history[-1]
+    version = await client.store.version(last.session)
+    await client.store.append(last.session, [event], expected=version, head=last.digest)
+
+
+def test_an_event_that_names_no_bucket_has_no_object(tmp_path: Path) -> None:
+    """What could be no bucket's name is not asked for: its chunk is missing, and the others are looked at."""
+
+    async def _() -> None:
+        async with recorded(tmp_path, "one", "two") as client:
+            await ready_in(client, "one", "x.y", "one/00000003-x")
+            told = await found(client)
+            assert told["one"].named == ("no object: x.y/one/00000003-x",)
+            with pytest.raises(IntegrityError, match="what its event names is no bucket"):
+                await export(client.adapters, SessionId("one"), tmp_path / "one.tar")
+            assert told["two"].complete
 
     asyncio.run(_())
 
@@ -177,6 +213,7 @@ def test_the_sums_of_the_last_run_are_metrics(tmp_path: Path) -> None:
             totals = Totals(at=adapters.clock.now()).with_(
                 Reconciled(session_id="s", captured_bytes=7, sealed_bytes=6, events_without_objects=2)
             )
+            totals = totals.with_(Reconciled(session_id="d", damaged="message 7 can't be read"))
             assert await note(adapters, totals)
             body, _ = await exposition(Monitor(adapters))
             text = body.decode()
@@ -189,9 +226,41 @@ def test_the_sums_of_the_last_run_are_metrics(tmp_path: Path) -> None:
                 "objects_without_events",
                 "capture_lost",
                 "capture_left",
-                "sessions 1.0",
-                "incomplete_sessions 1.0",
+                "sessions 2.0",
+                "incomplete_sessions 2.0",
+                "damaged_sessions 1.0",
             ):
                 assert f"lucid_reconciled_{name}" in text
 
     asyncio.run(_())
+
+
+class Meta:
+    """A bucket of metadata that takes nothing."""
+
+    def __init__(self, error: LucidError | None) -> None:
+        self._error = error
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Take it, or say why not."""
+        if self._error is not None:
+            raise self._error
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("error", "unseen", "why"),
+    [
+        (None, 0, ""),
+        (None, 1, "no right to read capture"),
+        (ConfigError("it is forbidden", forbidden="$KV.x"), 0, "no right to write to the bucket of metadata"),
+        (ConfigError("there is no such stream"), 0, "there is no such stream"),
+        (StoreUnavailable("the server is away"), 0, "the server is away"),
+        (AppendUncertain("no reply came"), 0, "no reply came"),
+    ],
+)
+def test_why_sums_were_not_kept_is_told(error: LucidError | None, unseen: int, why: str) -> None:
+    """A login without a right to keep the sums is told so, and an outage is told as one."""
+    adapters = cast(Adapters, SimpleNamespace(meta=Meta(error)))
+    totals = Totals(at=datetime(2026, 1, 31, tzinfo=UTC), capture_unseen=unseen)
+    assert asyncio.run(not_kept(adapters, totals)) == why

@@ -2,14 +2,16 @@
 
 import asyncio
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from lucid_events.cli.retention import erased_in_words
 from lucid_events.config.retention import RetentionSettings
 from lucid_events.domain import commands as cmd
 from lucid_events.domain import events as ev
 from lucid_events.domain.envelope import NewEvent, Recorded
 from lucid_events.domain.ids import NO_DIGEST, SessionId, Version, event_id
 from lucid_events.domain.legality import violations
+from lucid_events.domain.state import Erasure
 from lucid_events.domain.values import SessionSettings
 from lucid_events.errors import CommandRejected
 from lucid_events.handlers.retention import TIMER
@@ -117,6 +119,16 @@ def test_a_session_that_states_no_policy_is_kept_by_the_services(
             await stage.until("s1", "destroyed")
 
     asyncio.run(scenario())
+
+
+def test_who_erased_a_session_is_told_in_one_visible_line() -> None:
+    """The reason and the actor are anybody's words: they can't write over what else is on the screen."""
+    erasure = Erasure(
+        started_at=datetime(2026, 1, 31, tzinfo=UTC), actor="ann\x1b[2K", reason="tidy\ns1: holds"
+    )
+    told = erased_in_words(erasure)
+    assert told.isprintable()
+    assert r"asked for by ann\x1b[2K: tidy\ns1: holds" in told
 
 
 def test_a_timer_that_was_lost_is_armed_by_the_next_start(

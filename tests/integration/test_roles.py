@@ -1,30 +1,19 @@
-"""What each role of `deploy/nats/roles.conf` may do, may not do, and does with the installed command."""
+"""What each role of `deploy/nats/roles.conf` may say and hear, and what it may not."""
 
 import asyncio
-import json
-import random
 import re
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from lucid_events.domain.ids import SessionId
-from lucid_events.errors import ConfigError, Fenced, LucidError
-from lucid_events.jetstream.capture import JetStreamCaptureStore
+from lucid_events.errors import ConfigError, LucidError
 from lucid_events.jetstream.connection import Connection, connect
 from lucid_events.jetstream.options import NatsOptions
 from lucid_events.projections.generations import NAMED
-from lucid_events.subjects import Subjects
 from tests.configured_server import DEPLOY, configured_server, including
-from tests.end_to_end.processes import ROOT, Running, lucid, until
-from tests.integration.roles import API, OUTSIDE, RoleServer, role_keys, role_server
+from tests.integration.roles import API, CLI_S, OUTSIDE, RoleServer, role_keys, roles_at_work
 
-CLI_S = 60.0
-"""Bound of one command; each is over in a second or two."""
-CHUNK = 65536
 META = "KV_lucid-meta.$KV.lucid-meta.view.status"
 STATUS = "KV_lucid-status-v1"
 
@@ -133,28 +122,9 @@ HEARS_NOT = ("lucid.evt.>", "lucid.cap.>", "lucid.cmd.>", "lucid.beat.>", "$KV.>
 
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RoleServer]:
-    """Give a server with the roles, the definitions on it, and a worker that runs as `service`."""
-    folder = tmp_path_factory.mktemp("roles")
-    with ExitStack() as stack:
-        made = stack.enter_context(role_server(folder))
-        assert cli(made, "operator", "deploy").returncode == 0
-        asyncio.run(_add_consumer(made))
-        env = {**made.env("service"), "LUCID_LEASE": "5", "LUCID_BEAT_INTERVAL": "1"}
-        worker = Running([*lucid(), "worker", "--json"], folder / "worker", env, None)
-        stack.callback(worker.kill9)
-        worker.says('"parts"')
+    """Give a server with the roles and a worker on it."""
+    with roles_at_work(tmp_path_factory.mktemp("roles")) as made:
         yield made
-
-
-async def _add_consumer(roles: RoleServer) -> None:
-    async with roles.login("operator") as connection:
-        config = {
-            "durable_name": "integrator",
-            "ack_policy": "explicit",
-            "filter_subject": "lucid.evt.*.chunk.ready",
-        }
-        body = {"stream_name": "LUCID_EVENTS", "config": config}
-        await connection.api("CONSUMER.CREATE.LUCID_EVENTS.integrator.lucid.evt.*.chunk.ready", body)
 
 
 async def ask(connection: Connection, subject: str) -> LucidError | None:
@@ -165,13 +135,6 @@ async def ask(connection: Connection, subject: str) -> LucidError | None:
     except LucidError as exc:
         return exc
     return None
-
-
-def cli(roles: RoleServer, role: str, *args: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the installed command as `role`, to its end."""
-    return subprocess.run(
-        [*lucid(), *args], env=roles.env(role), cwd=ROOT, capture_output=True, timeout=CLI_S, check=False
-    )
 
 
 @pytest.mark.parametrize("role", OUTSIDE)
@@ -245,21 +208,6 @@ def test_no_role_outside_can_make_the_server_write_into_the_log(roles: RoleServe
     asyncio.run(main())
 
 
-def test_readers_may_read_every_generation_of_the_views(roles: RoleServer) -> None:
-    """After a switch to another generation the same roles read the views of that one."""
-    assert cli(roles, "operator", "create", "switched").returncode == 0
-    for words in (("rebuild",), ("switch", "2")):
-        done = cli(roles, "operator", "projections", *words)
-        assert done.returncode == 0, done.stderr
-    try:
-        for role in ("viewer", "auditor", "integrator"):
-            done = cli(roles, role, "status", "switched")
-            assert done.returncode == 0, (role, done.stderr)
-    finally:
-        for words in (("rollback",), ("drop", "2")):
-            assert cli(roles, "operator", "projections", *words).returncode == 0
-
-
 def test_every_generation_that_is_named_is_named_everywhere() -> None:
     """Who may read the first generation may read all up to the last one named, by the same lines."""
     text = (DEPLOY / "roles.conf").read_text()
@@ -309,99 +257,3 @@ def test_a_user_without_a_role_may_do_nothing(tmp_path: Path) -> None:
 
     with configured_server(tmp_path / "server", config, env=role_keys(tmp_path / "keys")) as server:
         asyncio.run(main(server.url))
-
-
-def test_a_recorder_learns_that_its_epoch_is_closed(roles: RoleServer) -> None:
-    """A fenced recorder hears `Fenced` although it may read no other message of capture."""
-
-    async def main() -> None:
-        session, subjects = SessionId("fenced"), Subjects()
-        async with roles.login("operator") as operator, roles.login("recorder") as recorder:
-            mine = JetStreamCaptureStore(recorder, subjects)
-            await mine.publish(session, epoch=1, n=0, offset=0, data=b"before", sha256="0" * 64)
-            await JetStreamCaptureStore(operator, subjects).fence(session, epoch=1)
-            with pytest.raises(Fenced):
-                await mine.publish(session, epoch=1, n=0, offset=6, data=b"after", sha256="0" * 64)
-
-    asyncio.run(main())
-
-
-def test_an_integrator_follows_chunks_by_a_consumer_of_its_own(
-    roles: RoleServer, rng: random.Random, tmp_path: Path
-) -> None:
-    """Pulled through the import, a chunk-ready event arrives, and its acknowledgement gets back."""
-    source = tmp_path / "source"
-    source.write_bytes(rng.randbytes(1000))
-    assert cli(roles, "recorder", "record", "followed", str(source)).returncode == 0
-
-    async def main() -> None:
-        got: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        async with roles.login("integrator") as integrator, roles.login("operator") as operator:
-            inbox = "_INBOX_integrator.pull"
-            await integrator.subscribe(inbox, lambda m: got.put_nowait((m.subject, m.reply)), confirm=True)
-            pull = json.dumps({"batch": 10, "expires": int(CLI_S * 1e9)}).encode()
-            integrator.publish(f"{API}.CONSUMER.MSG.NEXT.LUCID_EVENTS.integrator", pull, reply=inbox)
-            async with asyncio.timeout(CLI_S):
-                subject, ack = await got.get()
-                assert subject == "lucid.evt.followed.chunk.ready"
-                await integrator.request(ack, b"+ACK")  # answered, so the server has taken it
-            info = await operator.api("CONSUMER.INFO.LUCID_EVENTS.integrator")
-            assert info["ack_floor"]["consumer_seq"] == 1
-
-    asyncio.run(main())
-
-
-def test_each_role_does_its_work_with_the_installed_command(
-    roles: RoleServer, rng: random.Random, tmp_path: Path
-) -> None:
-    """A recorder records, an operator pauses it, a viewer plays, an auditor replays: each in its account."""
-    data = rng.randbytes(5 * CHUNK + 123)
-    source = tmp_path / "source"
-    source.write_bytes(data)
-    recorded = cli(roles, "recorder", "record", "worked", str(source), "--chunk-bytes", str(CHUNK), "--json")
-    assert recorded.returncode == 0, recorded.stderr.decode()
-    assert json.loads(recorded.stdout)["chunks"] == 6
-
-    played = cli(roles, "viewer", "play", "worked")
-    assert (played.returncode, played.stdout == data) == (0, True), played.stderr.decode()
-    assert cli(roles, "viewer", "status", "worked").returncode == 0
-
-    replayed = cli(roles, "auditor", "replay", "worked", "--json")
-    assert replayed.returncode == 0, replayed.stderr.decode()
-    kinds = [json.loads(line)["type"] for line in replayed.stdout.splitlines()]
-    # That it was played is in the history, by the viewer's right to say so.
-    assert (kinds[0], *kinds[-2:]) == ("session.created.v1", "session.stopped.v1", "session.viewed.v1")
-    assert cli(roles, "auditor", "audit", "verify", "worked").returncode == 0
-    explained = cli(roles, "auditor", "retention", "explain", "worked", "--json")
-    assert json.loads(explained.stdout)["retention"]["payload_days"] == 30
-    assert cli(roles, "auditor", "retention", "due").returncode == 0
-
-    refused = cli(roles, "auditor", "mark", "worked", "mine")
-    assert refused.returncode == 2
-    assert b"does not let this login publish to 'lucid.cmd.worked.mark'" in refused.stderr
-    assert cli(roles, "recorder", "play", "worked").returncode == 2
-    assert cli(roles, "integrator", "mark", "worked", "seen").returncode == 0
-    doctor = cli(roles, "operator", "doctor", "--json")
-    assert {json.loads(line)["level"] for line in doctor.stdout.splitlines()} == {"info"}, doctor.stdout
-
-
-def test_an_operator_pauses_what_a_recorder_records(roles: RoleServer, tmp_path: Path) -> None:
-    """A recorder without a right to the history follows pause, resume and stop of others to the end."""
-    script = "i=0; while [ $i -lt 100000 ]; do echo line $i; i=$((i+1)); sleep 0.01; done"
-    words = [*lucid(), "record", "live", "--json", "--", "sh", "-c", script]
-    recorder = Running(words, tmp_path / "recorder", roles.env("recorder"), None)
-
-    def state() -> str:
-        told = cli(roles, "viewer", "status", "live", "--json")
-        return str(json.loads(told.stdout)["state"]) if told.returncode == 0 else ""
-
-    try:
-        until(lambda: state() == "active", within_s=CLI_S, what="the session is active")
-        for verb, reached in (("pause", "paused"), ("resume", "active"), ("stop", "stopped")):
-            done = cli(roles, "operator", verb, "live")
-            assert done.returncode == 0, done.stderr.decode()
-            until(lambda: state() == reached, within_s=CLI_S, what=f"the session is {reached}")  # noqa: B023 - used at once
-        assert recorder.wait() == 0, recorder.err
-    finally:
-        recorder.kill9()
-    assert cli(roles, "viewer", "play", "live").stdout.startswith(b"line 0\nline 1\n")

@@ -209,6 +209,21 @@ def test_a_changed_byte_is_named_where_it_is(at: int, words: str) -> None:
     assert caught.value.fields["file"] == "b.tar"
 
 
+def test_what_a_refusal_quotes_is_visible() -> None:
+    """A member's name is chosen by whoever made the file, and can't write over what is said of it."""
+    file = io.BytesIO()
+    tar = TarWriter(file)
+    tar.add("\x1b[2K\n: holds", b"")
+    tar.finish()
+    file.seek(0)
+    reader = TarReader(file, "b.tar")
+    name = reader.next()
+    with pytest.raises(IntegrityError) as caught:
+        reader.fail(f"{name} does not belong here", 0, "a", "b")
+    assert caught.value.message.isprintable()
+    assert r"\x1b[2K\n: holds does not belong here" in caught.value.message
+
+
 def test_lines_are_read_across_pieces_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line is whole wherever pieces end; one that is too long, or has no end, is refused with its place."""
     monkeypatch.setattr("lucid_events.evidence.bundle_tar.PIECE_BYTES", 10)

@@ -1,122 +1,39 @@
-import hashlib
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+"""Whether checkpoints are found to hold: over a log that was touched, and themselves forged or taken back."""
+
+from collections.abc import Callable
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucid_events.domain.ids import Digest
 from lucid_events.errors import IntegrityError
 from lucid_events.evidence.bundle import Log
 from lucid_events.evidence.checkpoint import (
     MAX_MISSING,
-    Checkpoint,
     CheckpointBuilder,
     Hole,
     check_signature,
     decode_checkpoint,
     sign_checkpoint,
 )
-from lucid_events.evidence.checkpoint_check import CheckpointCheck
 from lucid_events.evidence.differences import What
-from lucid_events.evidence.keys import KeyList
 from lucid_events.evidence.merkle import MerkleTree
 from lucid_events.evidence.signing import Signer, generate_seed
-
-LOG = Log(stream="LUCID_EVENTS", incarnation=1)
-NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-SIGNER = Signer(generate_seed())
-TRUSTED = KeyList().add(SIGNER.key, at=NOON - timedelta(days=1))
-
-
-class Entry(NamedTuple):
-    """A message of the log, as far as a checkpoint cares."""
-
-    sequence: int
-    session: str
-    digest: Digest
-
-
-class Stored(NamedTuple):
-    """A message among the checkpoints."""
-
-    headers: dict[str, str]
-    body: bytes
-
-
-def digest(text: str) -> Digest:
-    """Return some digest."""
-    return Digest(hashlib.sha256(text.encode()).hexdigest())
-
-
-def a_log(sessions: str) -> list[Entry]:
-    """Return a log with one message for each letter, of the session that the letter is."""
-    return [Entry(n, letter, digest(f"{n} {letter}")) for n, letter in enumerate(sessions, 1)]
-
-
-def witnessed(
-    log: Sequence[Entry],
-    *sizes: int,
-    signer: Signer | None = SIGNER,
-    incarnation: int = 1,
-    behind: Sequence[Stored] = (),
-) -> list[Stored]:
-    """Return the checkpoints made when the log had these sizes, `behind` those that are there already."""
-    made = list(behind)
-    previous = decode_checkpoint(made[-1].body) if made else None
-    for size in sizes:
-        builder = CheckpointBuilder(Log(stream=LOG.stream, incarnation=incarnation), previous)
-        for entry in log:
-            if builder.sequence < entry.sequence <= size:
-                builder.take(*entry)
-        previous = builder.make(NOON + timedelta(minutes=size))
-        made.append(Stored(sign_checkpoint(signer, previous.body), previous.body))
-    return made
-
-
-def judged(
-    stored: Sequence[Stored],
-    log: Sequence[Entry],
-    *,
-    keys: KeyList | None = TRUSTED,
-    require_signature: bool = True,
-    remembered: Checkpoint | None = None,
-    incarnation: int = 1,
-    cut_back: dict[int, int] | None = None,
-) -> CheckpointCheck:
-    """Return what is said of these checkpoints over this log."""
-    check = CheckpointCheck(
-        Log(stream=LOG.stream, incarnation=incarnation),
-        cut_back=cut_back,
-        keys=keys,
-        require_signature=require_signature,
-        remembered=remembered,
-    )
-    for place, one in enumerate(stored, 1):
-        found = check.begin(place, one.headers, one.body, NOON + timedelta(days=1))
-        if found is not None:
-            _give(check, log, check.reach(found))
-            check.end()
-    _give(check, log, check.recall())
-    check.finish()
-    return check
-
-
-def _give(check: CheckpointCheck, log: Sequence[Entry], upto: int) -> None:
-    for entry in log:
-        if check.sequence < entry.sequence <= upto:
-            check.take(*entry)
-
-
-def found(check: CheckpointCheck) -> list[tuple[What, str]]:
-    """Return kinds and sessions of what differs."""
-    return [(one.what, one.session) for one in check.differences]
-
-
-LETTERS = "aabacbbcaaddcab"
+from tests.unit.evidence.witnessed import (
+    LETTERS,
+    LOG,
+    NOON,
+    SIGNER,
+    Entry,
+    Stored,
+    a_log,
+    digest,
+    found,
+    judged,
+    without,
+    witnessed,
+)
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
@@ -162,10 +79,6 @@ def test_a_whole_session_removed_is_named() -> None:
     assert "lacks messages 11 to 12" in next(one.reason for one in check.differences if one.what is What.LOG)
 
 
-def _without(number: int) -> Callable[[list[Entry]], list[Entry]]:
-    return lambda log: [entry for entry in log if entry.sequence != number]
-
-
 def _renumbered(log: list[Entry]) -> list[Entry]:
     """The log without session d, its holes closed."""
     left = [entry for entry in log if entry.session != "d"]
@@ -198,9 +111,9 @@ def _put_in(log: list[Entry]) -> list[Entry]:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_without(8), (What.REMOVED, "c")),
-        (_without(9), (What.REWRITTEN, "a")),
-        (_without(15), (What.REMOVED, "b")),
+        (without(8), (What.REMOVED, "c")),
+        (without(9), (What.REWRITTEN, "a")),
+        (without(15), (What.REMOVED, "b")),
         (_renumbered, (What.REMOVED, "d")),
         (_reordered, (What.REWRITTEN, "d")),
         (_exchanged, (What.REWRITTEN, "")),
@@ -229,11 +142,11 @@ def test_any_two_messages_exchanged_are_found(one: int, other: int) -> None:
 
 def test_what_was_missing_already_is_no_news() -> None:
     """Holes that a checkpoint names are part of what it vouches for; new ones are differences."""
-    log = _without(4)(a_log(LETTERS))
+    log = without(4)(a_log(LETTERS))
     stored = witnessed(log, 6, 12, 15)
     assert decode_checkpoint(stored[0].body).missing == (Hole(first=4, last=4),)
     assert judged(stored, log).holds
-    again = found(judged(stored, _without(5)(log)))
+    again = found(judged(stored, without(5)(log)))
     assert (What.LOG, "") in again
 
 
@@ -363,150 +276,13 @@ def test_any_changed_byte_of_a_signed_checkpoint_is_found(data: st.DataObject) -
     assert not judged([stored[0], forged], log).holds
 
 
-# incarnations
-
-
-def kept_of(stored: Sequence[Stored], number: int) -> Checkpoint:
-    """Return the checkpoint of that number, as somebody keeps it elsewhere."""
-    return decode_checkpoint(stored[number - 1].body)
-
-
-def reasons(check: CheckpointCheck) -> str:
-    """Return all that is remarked."""
-    return "\n".join(one.reason for one in check.remarks)
-
-
-def test_a_new_incarnation_begins_a_new_tree() -> None:
-    """After a restore that was declared, the tree starts over and the chain of checkpoints goes on."""
+def test_without_a_checkpoint_nothing_is_said_to_hold() -> None:
+    """Where signatures are required, checkpoints that are all gone are a difference, else a remark."""
     log = a_log(LETTERS)
-    stored = witnessed(log, 14, incarnation=2, behind=witnessed(log, 6, 12))
-    fresh = decode_checkpoint(stored[2].body)
-    assert (fresh.number, fresh.size, fresh.consistency) == (3, 14, ())
-    check = judged(stored, log, incarnation=2)
-    assert check.holds, check.differences
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("sizes", [(), (4,), (9,), (15,), (3, 13)])
-def test_an_intact_log_holds_after_its_incarnation_was_raised(number: int, sizes: tuple[int, ...]) -> None:
-    """Whatever was witnessed since, and whichever checkpoint was kept: nothing is missed that is there."""
-    log = a_log(LETTERS)
-    before = witnessed(log, 6, 12, 14)
-    stored = witnessed(log, *sizes, incarnation=2, behind=before)
-    check = judged(stored, log, incarnation=2, remembered=kept_of(before, number))
-    assert (check.holds, check.remarks) == (True, []), check.differences
-    again = witnessed(log, 11, incarnation=4, behind=stored)
-    assert judged(again, log, incarnation=5, remembered=kept_of(before, number)).holds
-
-
-@pytest.mark.parametrize("sizes", [(), (5,), (13,)])
-@pytest.mark.parametrize("number", [None, 2])
-def test_a_session_removed_while_the_incarnation_was_raised_is_named(
-    sizes: tuple[int, ...], number: int | None
-) -> None:
-    """Raising the incarnation hides nothing: the checkpoints of before are held against the log of now."""
-    log = a_log(LETTERS)
-    before = witnessed(log, 6, 12, 15)
-    left = [entry for entry in log if entry.session != "d"]
-    stored = witnessed(left, *sizes, incarnation=2, behind=before)
-    kept = kept_of(before, number) if number else None
-    check = judged(stored, left, incarnation=2, remembered=kept)
-    assert (What.REMOVED, "d") in found(check)
-    assert "--cut-back INCARNATION:SEQUENCE" in reasons(check)
-    # Nor by what the auditor says of a cut behind it.
-    assert (What.REMOVED, "d") in found(judged(stored, left, incarnation=2, cut_back={2: 13}))
-
-
-def test_a_checkpoint_kept_finds_what_was_removed_together_with_all_others() -> None:
-    """A new incarnation whose checkpoints begin anew fits its log, and not the checkpoint that was kept."""
-    log = a_log(LETTERS)
-    kept = kept_of(witnessed(log, 6, 12), 2)
-    left = [entry for entry in log if entry.session != "d"]
-    fresh = witnessed(left, 5, 13, incarnation=2)
-    assert judged(fresh, left, incarnation=2).holds
-    check = judged(fresh, left, incarnation=2, remembered=kept)
-    assert [what for what, _ in found(check)] == [What.ROLLED_BACK, What.REWRITTEN]
-
-
-def _cut_at_eight() -> tuple[list[Entry], list[Stored]]:
-    """A log that was cut back to 8 and went on, with the checkpoints of before and of after."""
-    log = a_log(LETTERS)
-    fresh = [*log[:8], *(entry._replace(digest=digest(f"new {entry}")) for entry in a_log("e" * 14)[8:])]
-    return fresh, witnessed(fresh, 10, 14, incarnation=2, behind=witnessed(log, 6, 12, 15))
-
-
-def test_what_a_cut_took_is_named_unless_the_auditor_knows_of_it() -> None:
-    """A log cut back lacks what was seen of it; where that was declared, what lies before is compared."""
-    log, stored = _cut_at_eight()
-    check = judged(stored, log, incarnation=2)
-    assert {(What.REMOVED, "d"), (What.REMOVED, "a"), (What.REWRITTEN, "e")} <= set(found(check))
-    assert "--cut-back INCARNATION:SEQUENCE" in reasons(check)
-    told = judged(stored, log, incarnation=2, cut_back={2: 8})
-    assert told.holds, told.differences
-    assert reasons(told) == (
-        "2 checkpoints of incarnation 1 were compared up to where the log was cut back, by your word: "
-        "incarnation 2 at 8"
-    )
-    for number in (1, 2, 3, 4, 5):
-        assert judged(stored, log, incarnation=2, cut_back={2: 8}, remembered=kept_of(stored, number)).holds
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (_without(7), (What.LOG, "")),
-        (_without(8), (What.LOG, "")),
-        (
-            lambda log: [e if e.sequence != 7 else Entry(7, "x", digest("x")) for e in log],
-            (What.REWRITTEN, "x"),
-        ),
-        (_without(4), (What.REWRITTEN, "a")),
-    ],
-)
-def test_before_a_cut_that_was_declared_nothing_may_be_missing(
-    change: Callable[[list[Entry]], list[Entry]], expected: tuple[What, str]
-) -> None:
-    """Up to the place that the auditor names, the log has to be what the older checkpoints have seen."""
-    log, stored = _cut_at_eight()
-    changed = change(log)
-    before = stored[:3]
-    after = witnessed(changed, 10, 14, incarnation=2, behind=before)
-    assert expected in found(judged(after, changed, incarnation=2, cut_back={2: 8}))
-
-
-def test_a_restore_takes_back_checkpoints_that_were_kept() -> None:
-    """A checkpoint newer than the backup is missed, unless the auditor knows to where it was restored."""
-    log = a_log(LETTERS)
-    before = witnessed(log, 6, 12, 15)
-    kept, restored = kept_of(before, 3), log[:13]
-    assert [what for what, _ in found(judged(before[:2], restored, incarnation=2, remembered=kept))] == [
-        What.ROLLED_BACK,
-        What.TRUNCATED,
-    ]
-    for sizes in ((), (9, 13)):  # the second of them has the number of the one that was kept, or passes it
-        stored = witnessed(restored, *sizes, incarnation=2, behind=before[:2])
-        check = judged(stored, restored, incarnation=2, remembered=kept, cut_back={2: 13})
-        assert check.holds, check.differences
-        assert "is not compared with it as a whole" in reasons(check)
-        assert not judged(stored, restored, incarnation=2, remembered=kept).holds
-
-
-def test_the_incarnation_put_back_is_told() -> None:
-    """A checkpoint of an incarnation that the log has not reached shows that somebody lowered it."""
-    log = a_log(LETTERS)
-    stored = witnessed(log, 9, incarnation=2, behind=witnessed(log, 6))
-    check = judged(stored, log, incarnation=1)
-    assert [what for what, _ in found(check)] == [What.TRUNCATED]
-    assert "it was put back, or its metadata were" in check.differences[0].reason
-
-
-def test_a_checkpoint_of_another_log_is_none_of_this() -> None:
-    """Another stream's name is another log, whether the checkpoint was kept or stands here."""
-    log = a_log(LETTERS)
-    (one,) = witnessed(log, 6)
-    other = msgspec.structs.replace(decode_checkpoint(one.body), log=Log(stream="OTHER", incarnation=1))
-    assert found(judged([Stored({}, other.body)], log, require_signature=False)) == [(What.CHECKPOINT, "")]
-    assert found(judged([one], log, remembered=other)) == [(What.ROLLED_BACK, ""), (What.CHECKPOINT, "")]
+    assert found(judged([], log)) == [(What.UNSIGNED, "")]
+    check = judged([], log, require_signature=False)
+    assert check.holds
+    assert [one.reason for one in check.remarks] == ["there is no checkpoint: nothing was compared"]
 
 
 def test_a_builder_refuses_what_is_no_log() -> None:

@@ -14,6 +14,7 @@ from lucid_events.domain.envelope import NewEvent
 from lucid_events.domain.ids import Digest, SessionId, Version, event_id
 from lucid_events.domain.values import Quality
 from lucid_events.errors import ContractError
+from lucid_events.evidence.bundle_contents import Contents
 from lucid_events.evidence.differences import MAX_DIFFERENCES, What
 from lucid_events.evidence.histories import HistoryCheck, KnownHead
 from lucid_events.evidence.keys import KeyList
@@ -22,6 +23,7 @@ from lucid_events.evidence.signing import Signer, generate_seed
 from lucid_events.handlers.facts import Facts
 from lucid_events.jetstream.connection import StoredMessage
 from lucid_events.jetstream.history import decode
+from lucid_events.service.exporting import take
 from tests.unit.domain.specification import recorded
 from tests.unit.handlers.command_side import SID, CommandSide
 
@@ -97,8 +99,13 @@ def written(rng: random.Random) -> list[StoredMessage]:
     """Return the stored messages of a random session."""
     side = CommandSide()
     asyncio.run(session(side, rng))
-    kept = side.server.stream(side.subjects.events_stream).messages()
-    return [StoredMessage(m.subject, m.sequence, m.stored_at, dict(m.headers), m.data) for m in kept]
+    return kept(side)
+
+
+def kept(side: CommandSide) -> list[StoredMessage]:
+    """Return the stored messages of the log."""
+    found = side.server.stream(side.subjects.events_stream).messages()
+    return [StoredMessage(m.subject, m.sequence, m.stored_at, dict(m.headers), m.data) for m in found]
 
 
 def checked(
@@ -264,3 +271,72 @@ def test_a_history_of_another_session_does_not_pass_as_this_one(rng: random.Rand
     for message in written(rng):
         check.take(decode(message))
     assert check.differences[0].what is What.SIGNATURE
+
+
+async def grown(side: CommandSide, rng: random.Random, *, ended: bool) -> None:
+    """Record another chunk behind the manifest of a session; it is signed by nobody."""
+    await session(side, rng)
+    offset = (await side.histories.refresh(SID)).state.offset
+    await side.ask(cmd.Recover(), id="recover")
+    await side.ask(cmd.Start(), id="again")
+    await side.ask(cmd.Attach(recorder="r2"), id="attach-2")
+    await side.seal(b"more", offset=offset, epoch=2)
+    if ended:
+        await side.ask(cmd.Fail(code="x", reason="y"), id="fail")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_was_recorded_behind_the_last_manifest_is_not_signed(ended: bool, rng: random.Random) -> None:
+    """A good signature on an older manifest says nothing of chunks that came later: that is told.
+
+    Once the session has ended, or in a copy of it, it is a difference where signatures are required.
+    """
+    side = CommandSide()
+    asyncio.run(grown(side, rng, ended=ended))
+    for goes_on, required in ((True, True), (True, False), (False, True), (False, False)):
+        check = HistoryCheck(SID, keys=KEYS)
+        for message in kept(side):
+            check.take(decode(message))
+        check.end(require_signature=required, goes_on=goes_on)
+        assert check.signed.verdict == "signed"
+        differs = required and (ended or not goes_on)
+        told = [one.reason for one in check.differences] + [one.reason for one in check.remarks]
+        assert told == [
+            f"manifest {check.signed.manifest} does not cover what was recorded behind it, chunks and gaps: 1"
+        ]
+        assert [one.what for one in check.differences] == ([What.UNSIGNED] if differs else [])
+
+
+def test_a_copy_of_an_open_session_is_not_signed() -> None:
+    """An open session may yet be signed; a copy of one may have been cut off, or made up."""
+    side = CommandSide()
+    asyncio.run(side.start())
+    for goes_on in (True, False):
+        check = HistoryCheck(SID, keys=KEYS)
+        for message in kept(side):
+            check.take(decode(message))
+        check.end(require_signature=True, goes_on=goes_on)
+        assert check.holds is goes_on
+        assert [one.what for one in check.differences] == ([] if goes_on else [What.UNSIGNED])
+
+
+def test_a_time_that_is_none_in_utc_is_unreadable(rng: random.Random) -> None:
+    """A time before the first day of the calendar, or behind the last, can't be read; it is no crash."""
+    one = written(rng)[0]
+    for time in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        headers = {**one.headers, "ce-time": time}
+        found = take(Contents(), StoredMessage(one.subject, 1, one.stored_at, headers, one.data))
+        assert isinstance(found, ContractError)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"])
+def test_a_time_at_the_end_of_the_calendar_is_a_difference(time: str, rng: random.Random) -> None:
+    """Times that nothing can be added to or taken from are judged like any other change, without a crash."""
+    messages = written(rng)
+    one = messages[1]
+    headers = {**one.headers, "ce-time": time}
+    check = checked(
+        [messages[0], StoredMessage(one.subject, 2, one.stored_at, headers, one.data), *messages[2:]]
+    )
+    assert not check.holds
+    assert check.differences[0].sequence in (2, 3)
