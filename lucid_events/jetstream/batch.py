@@ -16,8 +16,7 @@ MAX_BATCH: Final = 1000
 """Messages the server takes in one batch (error 10199 beyond)."""
 
 BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
-BATCH_HEADERS: Final = frozenset({BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT})
-"""They stay on the stored messages and mean nothing there."""
+"""Headers of a batch: they stay on the stored messages and mean nothing there."""
 
 
 class BatchMessage(NamedTuple):

@@ -150,7 +150,7 @@ class JetStreamBlobStore:
         subject = object_meta(self.bucket, name)
         headers = {**ROLLUP, EXPECTED: str(found.sequence)}
         body = encode_deleted(self.bucket, name, found.nuid)
-        while (now := found).sequence == found.sequence:
+        while True:
             problem: AppendUncertain | VersionConflict | None = None
             try:
                 await self._connection.publish_acked(subject, body, headers=headers, timeout_s=ACK_TIMEOUT_S)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Final
 
-from lucid_events.errors import AppendUncertain, ConfigError, NotFound, VersionConflict
+from lucid_events.errors import AppendUncertain, ConfigError, NotFound, StoreUnavailable, VersionConflict
 from lucid_events.jetstream.append import EXPECTED
 from lucid_events.jetstream.connection import Connection, StoredMessage
 from lucid_events.jetstream.faults import STREAM_NOT_FOUND
@@ -58,19 +58,34 @@ class JetStreamCheckpoints:
         Raises:
             VersionConflict: another worker's stands there; nothing was written.
             StoreUnavailable: nothing was written.
-            AppendUncertain: no reply to any attempt.
+            AppendUncertain: an attempt was not answered, and whether it came through could not be settled.
         """
         sent = {**headers, EXPECTED: str(expected)}
-        for attempt in range(1, ATTEMPTS + 1):
+        uncertain: AppendUncertain | None = None
+        for _ in range(ATTEMPTS):
+            conflict: VersionConflict | None = None
             try:
                 return (await self._connection.publish_acked(self._subject, body, headers=sent)).sequence
-            except (AppendUncertain, VersionConflict) as exc:
-                there = await self._get(seq=expected + 1)
-                if there is not None and there.data == body:
-                    return there.sequence
-                if isinstance(exc, VersionConflict) or attempt == ATTEMPTS:
+            except AppendUncertain as exc:
+                uncertain = exc
+            except VersionConflict as exc:
+                conflict = exc
+            except StoreUnavailable:
+                # Of this attempt nothing was written; of one before it, something may be.
+                if uncertain is None:
                     raise
-        raise AssertionError("unreachable")
+            try:
+                there = await self._get(seq=expected + 1)
+            except StoreUnavailable:
+                if uncertain is None:
+                    raise
+                continue
+            if there is not None and there.data == body:
+                return there.sequence
+            # Without anything there, the conflict is with an earlier attempt that is still in flight.
+            if conflict is not None and (there is not None or uncertain is None):
+                raise conflict
+        raise uncertain or AssertionError("unreachable")
 
     async def _get(self, *, seq: int | None = None, last_by_subj: str | None = None) -> StoredMessage | None:
         try:

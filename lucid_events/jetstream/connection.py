@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 from nats.aio.client import Client
 
-from lucid_events.errors import AppendUncertain, ContractError, NotFound, StoreUnavailable
+from lucid_events.errors import AppendUncertain, ConfigError, ContractError, NotFound, StoreUnavailable
 from lucid_events.jetstream.calls import Call
-from lucid_events.jetstream.faults import api_fault, forbidden, no_responders
+from lucid_events.jetstream.faults import STREAM_NOT_FOUND, api_fault, forbidden, no_responders
 from lucid_events.jetstream.link import Link
 from lucid_events.jetstream.messages import (
     SEQUENCE,
@@ -70,8 +70,8 @@ async def connect(options: NatsOptions, *, wait: bool = False) -> AsyncIterator[
         ConfigError: the server refuses the credentials, or a TLS file cannot be read.
     """
     link = Link(options)
-    await link.open(wait=wait)
     try:
+        await link.open(wait=wait)
         yield Connection(link)
     finally:
         await link.close()
@@ -262,6 +262,20 @@ class Connection:
         if answer.get("error"):
             raise api_fault(answer["error"], name)
         return answer  # type: ignore[no-any-return]  # the API answers with an object
+
+    async def stream_info(self, name: str) -> dict[str, Any] | None:
+        """Return configuration and state of the stream `name`, None when there is no such stream.
+
+        Raises:
+            StoreUnavailable: the server could not be asked.
+            ConfigError: JetStream is off, or this login has no right to ask.
+        """
+        try:
+            return await self.api(f"STREAM.INFO.{name}")
+        except ConfigError as exc:
+            if exc.fields.get("err_code") != STREAM_NOT_FOUND:
+                raise
+            return None
 
     async def direct_get(
         self, stream: str, body: Mapping[str, Any], *, timeout_s: float | None = None

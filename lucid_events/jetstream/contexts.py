@@ -1,9 +1,10 @@
 """Contexts of the `nats` command-line tool: named ways to reach a server, kept in files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lucid_events.errors import ConfigError
 from lucid_events.jetstream.options import NatsOptions, domain_prefix
@@ -12,18 +13,35 @@ _same_name = ("user", "password", "token", "creds", "inbox_prefix")
 _unsupported = ("nsc", "user_jwt", "socks_proxy", "windows_cert_store")
 
 
+class _Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What we read of a context's file, as the tool names it; empty counts as unset."""
+
+    url: str | None = None
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    creds: str | None = None
+    nkey: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    tls_first: bool | None = None
+    inbox_prefix: str | None = None
+    jetstream_domain: str | None = None
+    jetstream_api_prefix: str | None = None
+    nsc: str | None = None
+    user_jwt: str | None = None
+    socks_proxy: str | None = None
+    windows_cert_store: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Context).decode
+
+
 def context_folder(environment: Mapping[str, str]) -> Path:
     """Return where contexts are kept, as the tool decides it."""
     base = environment.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path("~/.config").expanduser()) / "nats"
-
-
-def selected_context(environment: Mapping[str, str]) -> str | None:
-    """Return the name of the context that `nats context select` chose, None when there is none."""
-    try:
-        return (context_folder(environment) / "context.txt").read_text().strip() or None
-    except OSError:
-        return None
 
 
 def load_context(name: str, environment: Mapping[str, str]) -> NatsOptions:
@@ -35,40 +53,38 @@ def load_context(name: str, environment: Mapping[str, str]) -> NatsOptions:
     folder = context_folder(environment) / "context"
     if Path(name).name != name:
         raise ConfigError(f"context {name!r} is not a name: use one of those `nats context ls` shows")
+    file = folder / f"{name}.json"
     try:
-        read: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+        read = _decode(file.read_bytes())
     except FileNotFoundError:
         there = sorted(path.stem for path in folder.glob("*.json"))
         raise ConfigError(
             f"there is no NATS context {name!r}: use one of {', '.join(there) or '(none)'}"
         ) from None
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"NATS context {name!r} can't be read: {exc}") from exc
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"NATS context {name!r} can't be read from {file}: {exc}; mend it with `nats context edit {name}`"
+        ) from exc
     for key in _unsupported:
-        if read.get(key):
+        if getattr(read, key):
             raise ConfigError(
                 f"NATS context {name!r} uses {key!r}, which is not supported: use creds or nkey"
             )
-    return _options({key: value for key, value in read.items() if value not in ("", None)})
+    return _options(read)
 
 
-def _options(read: Mapping[str, Any]) -> NatsOptions:
-    values: dict[str, Any] = {key: read[key] for key in _same_name if key in read}
-    if "url" in read:
-        values["servers"] = tuple(url.strip() for url in read["url"].split(","))
-    for ours, theirs in (("tls_ca", "ca"), ("tls_cert", "cert"), ("tls_key", "key"), ("nkey_seed", "nkey")):
-        if theirs in read:
-            values[ours] = _path(read[theirs])
-    if "creds" in values:
-        values["creds"] = _path(values["creds"])
-    if read.get("tls_first"):
+def _options(read: _Context) -> NatsOptions:
+    values: dict[str, Any] = {key: value for key in _same_name if (value := getattr(read, key))}
+    if read.url:
+        values["servers"] = tuple(url.strip() for url in read.url.split(","))
+    files = {"creds": read.creds, "tls_ca": read.ca, "tls_cert": read.cert, "tls_key": read.key}
+    for ours, path in {**files, "nkey_seed": read.nkey}.items():
+        if path:
+            values[ours] = str(Path(path).expanduser())
+    if read.tls_first:
         values["tls_first"] = True
-    if "jetstream_api_prefix" in read:
-        values["api_prefix"] = read["jetstream_api_prefix"]
-    elif "jetstream_domain" in read:
-        values["api_prefix"] = domain_prefix(read["jetstream_domain"])
+    if read.jetstream_api_prefix:
+        values["api_prefix"] = read.jetstream_api_prefix
+    elif read.jetstream_domain:
+        values["api_prefix"] = domain_prefix(read.jetstream_domain)
     return NatsOptions(**values)
-
-
-def _path(text: str) -> str:
-    return str(Path(text).expanduser())

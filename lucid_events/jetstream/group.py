@@ -40,6 +40,9 @@ GROUP_BYTES: Final = 4 * 1024 * 1024
 """Bytes of one batch, or of those that fly on their own: half delays nobody, twice as much holds up the
 stream for longer than an fsync."""
 
+LEAST_S: Final = 0.001
+"""Time of a batch in which nobody can wait any more; nothing at all would be no time-out."""
+
 WAITING: Final = 4096
 """Appends that may wait: forty times the sessions of a full service; beyond it the caller backs off."""
 
@@ -47,20 +50,22 @@ WAITING: Final = 4096
 class _Seat:
     """One waiting append; `turn` resolves to what its batch did, None to let it fly on its own.
 
-    Who is `granted` that is counted among those who fly, whether or not it still wants to.
+    It gives up at `deadline`, a time of the event loop. Who is `granted` that is counted among those who
+    fly, whether or not it still wants to.
     """
 
-    __slots__ = ("draft", "granted", "turn")
+    __slots__ = ("deadline", "draft", "granted", "turn")
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft, self.granted = draft, False
-        self.turn: asyncio.Future[Landed | None] = asyncio.get_running_loop().create_future()
+    def __init__(self, draft: Draft, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.draft, self.deadline, self.granted = draft, loop.time() + timeout_s, False
+        self.turn: asyncio.Future[Landed | None] = loop.create_future()
 
 
 class GroupWriter:
     """Sends drafts, together where that is faster; each outcome is its own.
 
-    A batch in flight is a task of the writer's; it ends by itself within the append's timeout.
+    A batch in flight is a task of the writer's; it ends by itself when nobody in it waits any more.
 
     Args:
         pace: finds out which way is faster; unset: by the event loop's clock.
@@ -81,11 +86,11 @@ class GroupWriter:
             return await self._fly_alone(draft, timeout_s)
         if len(self._waiting) >= WAITING:
             raise StoreUnavailable(f"{WAITING} appends wait already: {draft.session} was not appended to")
-        seat = _Seat(draft)
+        seat = _Seat(draft, timeout_s)
         self._waiting.append(seat)
         leaves = False
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(seat.deadline):
                 landed = await seat.turn
             leaves = landed is None
         except TimeoutError as exc:
@@ -100,7 +105,7 @@ class GroupWriter:
             if seat in self._waiting:
                 self._waiting.remove(seat)
             if seat.granted and not leaves:
-                self._discount(draft, timeout_s)
+                self._discount(draft)
         return landed if landed is not None else await self._fly_alone(draft, timeout_s)
 
     @property
@@ -114,10 +119,10 @@ class GroupWriter:
         self._alone += 1
         self._alone_bytes += draft.size
 
-    def _discount(self, draft: Draft, timeout_s: float) -> None:
+    def _discount(self, draft: Draft) -> None:
         self._alone -= 1
         self._alone_bytes -= draft.size
-        self._dispatch(timeout_s)
+        self._dispatch()
 
     async def _fly_alone(self, draft: Draft, timeout_s: float) -> Landed:
         """Send `draft`, which is counted already."""
@@ -130,15 +135,15 @@ class GroupWriter:
             self._pace.pause()
             raise
         finally:
-            self._discount(draft, timeout_s)
+            self._discount(draft)
 
-    def _dispatch(self, timeout_s: float) -> None:
+    def _dispatch(self) -> None:
         """Let those go who may go now."""
         if not self._waiting:
             return
         if self._flight is None and self._pace.way is Way.TOGETHER and len(self._waiting) >= GROUP:
-            self._flight = asyncio.create_task(self._fly(self._take(), self._pace.batch_leaves(), timeout_s))
-            self._flight.add_done_callback(lambda flight: self._landed(flight, timeout_s))
+            self._flight = asyncio.create_task(self._fly(self._take(), self._pace.batch_leaves()))
+            self._flight.add_done_callback(self._landed)
         while self._free > 0 and self._waiting:
             self._grant(self._waiting.popleft())
 
@@ -149,11 +154,11 @@ class GroupWriter:
             self._count(seat.draft)
             seat.turn.set_result(None)
 
-    def _landed(self, flight: "asyncio.Task[None]", timeout_s: float) -> None:
+    def _landed(self, flight: "asyncio.Task[None]") -> None:
         self._flight = None
         if not flight.cancelled() and (bug := flight.exception()) is not None:
             _log.error("a batch met a bug", exc_info=bug)
-        self._dispatch(timeout_s)
+        self._dispatch()
 
     def _take(self) -> list[_Seat]:
         """Take from those who wait what fits one batch: a history at most once, in the order of arrival."""
@@ -172,12 +177,16 @@ class GroupWriter:
         self._waiting = left
         return list(taken.values())
 
-    async def _fly(self, seats: list[_Seat], turn: int, timeout_s: float) -> None:
-        """Send the drafts of `seats` as one batch and tell each where its messages are."""
+    async def _fly(self, seats: list[_Seat], turn: int) -> None:
+        """Send the drafts of `seats` as one batch and tell each where its messages are.
+
+        The batch has the time of whoever can wait longest: the others give up on their own.
+        """
         drafts = [seat.draft for seat in seats]
+        left = max(seat.deadline for seat in seats) - asyncio.get_running_loop().time()
         try:
             messages = [message for draft in drafts for message in draft.messages]
-            first, _ = await publish_batch(self._connection, messages, timeout_s=timeout_s)
+            first, _ = await publish_batch(self._connection, messages, timeout_s=max(left, LEAST_S))
             crowd = len(seats) + self._alone + len(self._waiting)
             self._pace.landed(turn, len(seats), crowded=crowd > ALONE)
             for seat in seats:

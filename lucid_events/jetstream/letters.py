@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from lucid_events.codec import MSG_ID
-from lucid_events.errors import AppendUncertain
+from lucid_events.errors import AppendUncertain, StoreUnavailable
 from lucid_events.jetstream.connection import Connection
 from lucid_events.jetstream.dead_letters import as_port
 from lucid_events.ports import StoredMessage
@@ -29,17 +29,22 @@ class JetStreamLetters:
 
         Raises:
             StoreUnavailable: nothing was stored (`StoreFull`: the stream is full).
-            AppendUncertain: no reply to any attempt: repeat it.
+            AppendUncertain: an attempt was not answered, and none behind it came through: repeat it.
         """
         sent = {**headers, MSG_ID: id}
+        uncertain: AppendUncertain | None = None
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return (await self._connection.publish_acked(subject, data, headers=sent)).sequence
-            except AppendUncertain:
-                if attempt == ATTEMPTS:
+            except AppendUncertain as exc:
+                uncertain = exc
+            except StoreUnavailable:
+                # Of this attempt nothing was stored; of one before it, something may be.
+                if uncertain is None:
                     raise
+            if attempt < ATTEMPTS:
                 await asyncio.sleep(IN_PROCESS_PAUSE_S * attempt)
-        raise AssertionError("unreachable")
+        raise uncertain or AssertionError("unreachable")
 
     async def last(self, subject: str) -> StoredMessage | None:
         """Return the last message on `subject` from the leader, None when there is none.

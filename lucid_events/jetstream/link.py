@@ -3,7 +3,8 @@
 nats-py reconnects by itself, with two exceptions that this module covers: a client whose read
 loop died on an exception still says it is connected, and a client the server told to go (expired
 credentials, an exceeded limit) closes for good. A watchdog pings; what does not answer is thrown
-away, a new client takes over, and every subscription is made again.
+away, a new client takes over, and every subscription is made again. So is a client that breaks in a way
+it has no name for: a connection whose keepers have died would say that it is connected, and send nothing.
 
 Sending goes through one task, so the order of calls is the order on the wire, a caller never
 awaits code of nats-py that swallows cancellation, and what was not sent is known not to be.
@@ -13,7 +14,6 @@ import asyncio
 import logging
 import random
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -23,9 +23,18 @@ from nats.errors import SlowConsumerError
 from lucid_events.errors import ConfigError, LucidError, StoreUnavailable
 from lucid_events.jetstream.calls import Call, Calls
 from lucid_events.jetstream.client import CLOSE_S, close_client, open_client
-from lucid_events.jetstream.faults import CLIENT_ERRORS, client_fault, described, forbidden, forbidden_subject
+from lucid_events.jetstream.faults import (
+    CLIENT_ERRORS,
+    client_fault,
+    described,
+    forbidden,
+    forbidden_subject,
+    no_reply,
+)
 from lucid_events.jetstream.messages import Message
 from lucid_events.jetstream.options import NatsOptions
+from lucid_events.jetstream.outbox import Barrier, Outbox
+from lucid_events.jetstream.pings import Pings
 from lucid_events.jetstream.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -37,8 +46,6 @@ PROBE_S: Final = 10.0
 PATIENCE_S: Final = 60.0
 """A client that has not reconnected by then is replaced, in case its reconnecting has died."""
 RETRY_MAX_S: Final = 5.0
-NEVER_S: Final = 86_400
-"""A ping is never given up: when nats-py cancels one and the pong comes late, its read loop dies."""
 
 _BAD_CALL = (TypeError, AttributeError, ValueError)
 
@@ -53,10 +60,8 @@ class Link:
         self._changing = asyncio.Lock()
         self._connected = asyncio.Event()
         self._gone = asyncio.Event()
-        self._outbox: deque[Call | asyncio.Future[None]] = deque()
-        self._outbox_bytes = 0
-        self._filled = asyncio.Event()
-        self._pings: set[asyncio.Task[Any]] = set()
+        self._outbox = Outbox(options)
+        self._pings = Pings()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._ended = False
@@ -106,9 +111,9 @@ class Link:
         finally:
             # nats-py may swallow the cancellation of a publish: the sender looks at this, too.
             self._ended = True
-            for task in [*self._tasks, *self._pings]:
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, *self._pings, return_exceptions=True)
+            await asyncio.gather(*self._tasks, *self._pings.give_up(), return_exceptions=True)
             await close_client(self._client)
             self.calls.end()
 
@@ -165,13 +170,7 @@ class Link:
         """
         if self._closing:
             raise StoreUnavailable(f"the connection is closed: {call.subject!r} was not sent")
-        if self._outbox_bytes > self.options.pending_bytes:
-            raise StoreUnavailable(
-                f"{self._outbox_bytes} bytes wait to be sent to {self.options.server}: send less at once"
-            )
-        self._outbox.append(call)
-        self._outbox_bytes += len(call.data)
-        self._filled.set()
+        self._outbox.put(call)
 
     async def barrier(self) -> None:
         """Return when the server has processed everything sent and subscribed before the call.
@@ -181,9 +180,7 @@ class Link:
         Raises:
             StoreUnavailable: no answer within the request timeout.
         """
-        passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.append(passed)
-        self._filled.set()
+        passed = self._outbox.bar()
         try:
             # Not `wait_for`: up to Python 3.11 it swallows a cancellation that meets the answer.
             async with asyncio.timeout(self.options.request_timeout_s):
@@ -193,41 +190,49 @@ class Link:
 
     async def _send(self) -> None:
         while not self._ended:
-            if not self._outbox:
-                self._filled.clear()
-                await self._filled.wait()
+            await self._outbox.filled()
             await self._connected.wait()
-            item = self._outbox.popleft()
-            client = self._client
-            if isinstance(item, asyncio.Future):
-                await self._pass(client, item)
-                continue
-            self._outbox_bytes -= len(item.data)
-            if item.abandoned:
-                continue
-            item.sent = True
+            item, client = self._outbox.take(), self._client
             try:
-                data: Any = item.data  # a view will do: it only goes to the socket
-                await client.publish(item.subject, data, item.reply, _sendable(item.headers))
-            except CLIENT_ERRORS as exc:
-                item.sent = False
-                if client.is_connected:
-                    item.fail(client_fault(exc, f"publish to {item.subject}"))
+                if isinstance(item, Call):
+                    await self._send_one(client, item)
                 else:
-                    # Lost between the look and the send: it waits for the next client, first in line.
+                    await self._pass(client, item)
+            except Exception:  # without its sender a connection says it is there, and sends nothing
+                log.exception("the client broke and is given up", extra={"server": self.options.server})
+                if client is self._client:
                     self._connected.clear()
-                    self._outbox.appendleft(item)
-                    self._outbox_bytes += len(item.data)
-            except _BAD_CALL as exc:
-                item.fail(ConfigError(f"publish to {item.subject}: {described(exc)}"))
+                    self._gone.set()
+                if isinstance(item, Call):
+                    item.fail(no_reply(item.subject, 0))
+                elif not item.done():
+                    item.set_exception(StoreUnavailable(f"{self.options.server} was lost: try again"))
 
-    async def _pass(self, client: Client, passed: asyncio.Future[None]) -> None:
+    async def _send_one(self, client: Client, item: Call) -> None:
+        if item.abandoned:
+            return
+        item.sent = True
+        try:
+            data: Any = item.data  # a view will do: it only goes to the socket
+            await client.publish(item.subject, data, item.reply, _sendable(item.headers))
+        except CLIENT_ERRORS as exc:
+            item.sent = False
+            if client.is_connected:
+                item.fail(client_fault(exc, f"publish to {item.subject}"))
+            else:
+                # Lost between the look and the send: it waits for the next client, first in line.
+                self._connected.clear()
+                self._outbox.put_first(item)
+        except _BAD_CALL as exc:
+            item.fail(ConfigError(f"publish to {item.subject}: {described(exc)}"))
+
+    async def _pass(self, client: Client, passed: Barrier) -> None:
         """Ping behind everything that was sent; `passed` is resolved by the pong."""
         pause = 0.0
         while client.pending_data_size > 0 and client.is_connected:
             await asyncio.sleep(pause)
             pause = 0.001
-        ping = self._ping(client)
+        ping = self._pings.send(client)
         # The task must have written its ping before anything else is sent.
         await asyncio.sleep(0)
 
@@ -237,37 +242,32 @@ class Link:
 
         ping.add_done_callback(pong)
 
-    def _ping(self, client: Client) -> asyncio.Task[Any]:
-        ping = asyncio.create_task(client.rtt(timeout=NEVER_S))
-        self._pings.add(ping)
-        ping.add_done_callback(self._ponged)
-        return ping
-
-    def _ponged(self, ping: asyncio.Task[Any]) -> None:
-        self._pings.discard(ping)
-        if not ping.cancelled() and (exc := ping.exception()) is not None:
-            log.debug("a ping failed", extra={"reason": described(exc)})
-
     # keeping the client
 
     async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(WATCH_S):
-                    await self._gone.wait()
-            except TimeoutError:
-                if await self._alive(self._client):
-                    continue
-            await self._replace()
+                if not await self._well():
+                    await self._replace()
+            except Exception:  # who keeps the connection must outlive whatever keeps it from a client
+                log.exception("the client was not replaced, trying again")
+                self._gone.set()
+                await asyncio.sleep(_jitter(RETRY_MAX_S))
+
+    async def _well(self) -> bool:
+        """Return after `WATCH_S` whether the client is alive; at once when it has gone."""
+        try:
+            async with asyncio.timeout(WATCH_S):
+                await self._gone.wait()
+            return False
+        except TimeoutError:
+            return await self._alive(self._client)
 
     async def _alive(self, client: Client) -> bool:
         if not client.is_connected:
             # nats-py is reconnecting.
             return self._lost_at <= 0 or asyncio.get_running_loop().time() - self._lost_at < PATIENCE_S
-        ping = self._ping(client)
-        await asyncio.wait({ping}, timeout=PROBE_S)
-        # Cancelled means that the connection was lost meanwhile, and nats-py knows.
-        return ping.cancelled() or (ping.done() and ping.exception() is None)
+        return await self._pings.answered(client, within_s=PROBE_S)
 
     async def _replace(self) -> None:
         self._connected.clear()
@@ -301,6 +301,9 @@ class Link:
                 log.warning("the new client died, too", extra={"reason": described(exc)})
                 await close_client(client)
                 return False
+            except BaseException:
+                await close_client(client)  # it would go on reconnecting, beside the next one
+                raise
             self._client = client
         return True
 
@@ -310,7 +313,10 @@ class Link:
         self.calls.deafen(None)  # what is still forbidden, the server says again
         self._connected.set()
         for callback in list(self._on_reconnect):
-            callback()
+            try:
+                callback()
+            except Exception:  # a bug of one must not keep it from the others, nor end who calls here
+                log.exception("a reconnect's callback failed")
 
     # what the client reports; word from a client that was replaced is ignored
 
@@ -347,8 +353,7 @@ class Link:
             self._connected.clear()
             self.calls.disconnected()
             # Their pongs can not come any more, so these pings may be given up.
-            for ping in list(self._pings):
-                ping.cancel()
+            self._pings.give_up()
             log.warning("disconnected", extra={"server": self.options.server})
 
     def client_returned(self, client: Client) -> None:

@@ -1,7 +1,6 @@
 """How to reach a NATS server, and what the client library is told about it."""
 
 import ssl
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -156,18 +155,3 @@ def _tls(options: NatsOptions) -> ssl.SSLContext | None:
 def _without_secret(url: str) -> str:
     scheme, separator, rest = url.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
-
-
-def from_mapping(values: Mapping[str, Any]) -> NatsOptions:
-    """Return options from plain data, refusing what is not an option.
-
-    Raises:
-        ConfigError: a name or a type is wrong.
-    """
-    unknown = sorted(set(values) - set(NatsOptions.__struct_fields__))
-    if unknown:
-        raise ConfigError(f"unknown NATS options: {', '.join(unknown)}")
-    try:
-        return msgspec.convert(dict(values), NatsOptions)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"NATS options: {exc}") from exc

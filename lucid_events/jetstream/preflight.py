@@ -6,10 +6,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from lucid_events.domain.values import MIB
-from lucid_events.errors import ConfigError, StoreUnavailable
+from lucid_events.errors import ConfigError
 from lucid_events.jetstream.connection import Connection
 from lucid_events.jetstream.definitions import DEFAULT_SETTINGS, TopologySettings, load
-from lucid_events.jetstream.faults import STREAM_NOT_FOUND
 from lucid_events.jetstream.restore_mark import FINISH, half_restored, marked
 from lucid_events.jetstream.topology import Difference, compare
 from lucid_events.subjects import Subjects
@@ -51,6 +50,7 @@ async def preflight(
 
     Raises:
         StoreUnavailable: the server could not be asked.
+        ConfigError: this login has no right to ask.
     """
     found = [*server_findings(connection), *_sync(sync_interval)]
     try:
@@ -63,7 +63,8 @@ async def preflight(
     for difference in await compare(connection, subjects, settings):
         found.append(_smaller_capture(difference, subjects) or _deviation(difference))
     for definition in load(subjects, settings):
-        if definition.kind == "stream" and (info := await _stream(connection, definition.name)) is not None:
+        info = await connection.stream_info(definition.name) if definition.kind == "stream" else None
+        if info is not None:
             found += _stream_findings(definition.name, info, (checkpoints or {}).get(definition.name, 0))
     return _sorted(found)
 
@@ -146,12 +147,3 @@ def _stream_findings(name: str, info: Mapping[str, Any], checkpoint: int) -> lis
         what = f"stream {name} ends at {last}, but {checkpoint} was seen: it has been cut back"
         found.append(Finding("error", what, "restore it from a backup, or raise its incarnation"))
     return found
-
-
-async def _stream(connection: Connection, name: str) -> dict[str, Any] | None:
-    try:
-        return await connection.api(f"STREAM.INFO.{name}")
-    except ConfigError as exc:
-        if exc.fields.get("err_code") == STREAM_NOT_FOUND:
-            return None
-        raise StoreUnavailable(exc.message, **exc.fields) from exc

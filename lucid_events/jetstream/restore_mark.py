@@ -9,7 +9,6 @@ from typing import Any, Final
 from lucid_events.errors import ConfigError
 from lucid_events.jetstream.connection import Connection
 from lucid_events.jetstream.definitions import TopologySettings, load
-from lucid_events.jetstream.faults import STREAM_NOT_FOUND
 from lucid_events.subjects import Subjects, kv_stream
 
 MARK: Final = "lucid-restoring"
@@ -71,10 +70,5 @@ async def end(connection: Connection, subjects: Subjects) -> None:
 
 
 async def _meta(connection: Connection, subjects: Subjects) -> dict[str, Any] | None:
-    try:
-        info = await connection.api(f"STREAM.INFO.{kv_stream(subjects.meta_bucket)}")
-    except ConfigError as exc:
-        if exc.fields.get("err_code") != STREAM_NOT_FOUND:
-            raise
-        return None
-    return dict(info["config"])
+    info = await connection.stream_info(kv_stream(subjects.meta_bucket))
+    return None if info is None else dict(info["config"])

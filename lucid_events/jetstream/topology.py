@@ -214,11 +214,9 @@ def _comparable(value: Any) -> Any:
 
 async def _read(connection: Connection, definition: Definition) -> dict[str, Any] | None:
     if definition.kind == "stream":
-        name = f"STREAM.INFO.{definition.name}"
-    else:
-        name = f"CONSUMER.INFO.{definition.stream}.{definition.name}"
+        return await _stream(connection, definition.name)
     try:
-        answer = await connection.api(name)
+        answer = await connection.api(f"CONSUMER.INFO.{definition.stream}.{definition.name}")
     except ConfigError as exc:
         if exc.fields.get("err_code") in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
             return None
@@ -227,7 +225,8 @@ async def _read(connection: Connection, definition: Definition) -> dict[str, Any
 
 
 async def _stream(connection: Connection, name: str) -> dict[str, Any] | None:
-    return await _read(connection, Definition("stream", name, {}, name))
+    info = await connection.stream_info(name)
+    return None if info is None else info["config"]
 
 
 async def _write(connection: Connection, definition: Definition, config: dict[str, Any], action: str) -> None:

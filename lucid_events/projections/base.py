@@ -50,7 +50,10 @@ V = TypeVar("V", bound=View)
 
 
 class Held(NamedTuple, Generic[V]):
-    """A view as read or written, with its revision; without both before the first write."""
+    """A view as read or written, with its revision; without both before the first write.
+
+    Without the view alone, what stands at the revision can't be read.
+    """
 
     view: V | None = None
     revision: int = 0
@@ -59,12 +62,15 @@ class Held(NamedTuple, Generic[V]):
 class ViewStore(Protocol[V]):
     """Where the views of one projection are kept."""
 
-    async def load(self, session: SessionId) -> Held[V]:
-        """Return the session's view; an empty `Held` when there is none. May be a replica's answer."""
+    async def look(self, session: SessionId) -> Held[V]:
+        """Return the session's view to be written over; an empty `Held` when there is none.
+
+        What can't be read counts as none, at its revision. May be a replica's answer.
+        """
         ...
 
     async def save(self, view: V, over: Held[V]) -> Held[V]:
-        """Write `view` over the one that was read.
+        """Write `view` over what was read.
 
         Raises:
             VersionConflict: another projector wrote first.

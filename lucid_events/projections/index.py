@@ -82,6 +82,11 @@ def entry_key(entry: IndexEntry) -> str:
     return f"i.{owner_token(entry.owner)}.{entry.state}.{day}.{entry.session_id}"
 
 
+def entries_of(session: SessionId) -> str:
+    """Return the pattern of all entries of a session; one, unless its view was damaged."""
+    return f"i.*.*.*.{session}"
+
+
 class SessionIndex:
     """Pages through the sessions of one generation's bucket."""
 

@@ -50,7 +50,8 @@ class Projector(Generic[V]):
         """Commit the view with everything up to the last of `messages`; returns it.
 
         None while the history holds no event. A message that can't be decoded halts the view
-        before it: `problem` says so, and it goes on once the history can be read.
+        before it: `problem` says so, and it goes on once the history can be read. A stored view that
+        can't be read is folded anew from the whole history.
 
         Raises:
             VersionConflict: other projectors were faster, time and again.
@@ -58,7 +59,7 @@ class Projector(Generic[V]):
             AppendUncertain: no reply to the write; applying again is safe.
         """
         for _ in range(ATTEMPTS):
-            held = self._cache.pop(session, None) or await self._views.load(session)
+            held = self._cache.pop(session, None) or await self._look(session)
             view = await self._fold(session, held.view, messages)
             if view is None or view is held.view:
                 self._keep(session, held)
@@ -74,6 +75,15 @@ class Projector(Generic[V]):
             f"the view of {session} was written by others {ATTEMPTS} times in a row: apply again later",
             session=session,
         )
+
+    async def _look(self, session: SessionId) -> Held[V]:
+        held = await self._views.look(session)
+        if held.view is None and held.revision:
+            _log.warning(
+                "a view can't be read and is folded anew",
+                extra={"session": session, "sequence": held.revision},
+            )
+        return held
 
     async def _fold(
         self, session: SessionId, view: V | None, messages: Sequence[Recorded | Stray]

@@ -118,7 +118,7 @@ class Rebuild:
 
     async def _save_over(self, view: StatusView) -> None:
         while True:
-            over = await self._views.load(view.session_id)
+            over = await self._views.look(view.session_id)
             if over.view is not None and over.view.position.sequence >= view.position.sequence:
                 return
             try:

@@ -16,7 +16,7 @@ import msgspec
 from lucid_events.domain.envelope import Recorded, Stray
 from lucid_events.domain.ids import Sequence as StreamSequence
 from lucid_events.domain.ids import SessionId
-from lucid_events.errors import ContractError, LucidError
+from lucid_events.errors import ConfigError, ContractError, LucidError
 from lucid_events.ports import Clock, Delivery, Inbox
 from lucid_events.projections.base import V
 from lucid_events.projections.checkpoints import Checkpoints
@@ -35,8 +35,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     `batch` messages are fetched at once, waiting `fetch_wait_s` for the first; `sessions` views are
     written side by side (each is a batch to the server, which has 50 open per stream). Pauses after
-    a failure grow from `retry_first_s` to `retry_most_s`. A checkpoint is noted every
-    `checkpoint_s`: each is a write, and a cut back stream is still cut back ten seconds later.
+    a failure grow from `retry_first_s` to `retry_most_s`. A message that our own fault keeps out of its
+    view is set aside at delivery `attempts`, half a minute behind the first: half as many end within two
+    seconds, twice as many hold up for minutes whoever waits for all before it. A checkpoint is noted
+    every `checkpoint_s`: each is a write, and a cut back stream is still cut back ten seconds later.
     """
 
     batch: int = 256
@@ -44,6 +46,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int = 16
     retry_first_s: float = 0.25
     retry_most_s: float = 30.0
+    attempts: int = 8
     checkpoint_s: float = 10.0
 
 
@@ -53,12 +56,13 @@ DEFAULT_LIMITS = Limits()
 class Counts(msgspec.Struct, kw_only=True):
     """What one runner did since it started, in messages.
 
-    `strays` were no events, `undecodable` were set aside, `retried` went back for another try.
+    `strays` were no events, `undecodable` and `failed` were set aside, `retried` went back for another try.
     """
 
     applied: int = 0
     strays: int = 0
     undecodable: int = 0
+    failed: int = 0
     retried: int = 0
 
 
@@ -76,7 +80,8 @@ class ProjectionRunner(Generic[V]):
 
     Args:
         park: called with an event this version can't decode, after its view says that it stands
-            still; without it the event is only terminated, and the view and the log tell of it.
+            still, and with one that failed time and again, which the session's next event brings in with
+            it; without `park` the event is only terminated, and the view and the log tell of it.
         checkpoints: keeps the highest position seen, so that a stream cut back is noticed.
     """
 
@@ -177,7 +182,10 @@ class ProjectionRunner(Generic[V]):
                 await self._projector.apply(session, group.messages)
                 aside = set()
                 for delivery, reason in group.undecodable:
-                    await self._set_aside(delivery, reason)
+                    await self._set_aside(
+                        delivery, reason, "an event can't be decoded, its session's view stands still"
+                    )
+                    self.counts.undecodable += 1
                     aside.add(delivery.sequence)
             except Exception as exc:  # noqa: BLE001 # one session's trouble must not stop the others
                 await self._later(session, group, exc)
@@ -188,14 +196,13 @@ class ProjectionRunner(Generic[V]):
                 if delivery.sequence not in aside:
                     tasks.create_task(self._answer(delivery, delivery.ack()))
 
-    async def _set_aside(self, delivery: Delivery, reason: str) -> None:
+    async def _set_aside(self, delivery: Delivery, reason: str, told: str) -> None:
         if self._park is not None:
             await self._park(delivery, reason)
         _log.error(
-            "an event can't be decoded, its session's view stands still",
+            told,
             extra={"consumer": self._inbox.name, "sequence": delivery.sequence, "reason": reason},
         )
-        self.counts.undecodable += 1
         await self._answer(delivery, delivery.terminate(reason[:500]))
 
     async def _later(self, session: SessionId, group: _Group, exc: Exception) -> None:
@@ -206,9 +213,31 @@ class ProjectionRunner(Generic[V]):
             exc_info=None if expected else exc,
             extra={"consumer": self._inbox.name, "session": session, "reason": str(exc)},
         )
+        # A wrong setting or topology concerns every message, and is mended outside: it is waited for.
+        fault = not expected and not isinstance(exc, ConfigError)
         for delivery in group.deliveries:
+            if fault and delivery.attempt >= self._limits.attempts and await self._gave_up(delivery, exc):
+                continue
             self.counts.retried += 1
             await self._answer(delivery, delivery.retry(self._pause(delivery.attempt)))
+
+    async def _gave_up(self, delivery: Delivery, exc: Exception) -> bool:
+        """Set aside what failed too often; False when that was not possible."""
+        reason = f"{type(exc).__name__}: {exc}"
+        try:
+            await self._set_aside(delivery, reason, "an event failed time and again, its view is behind")
+        except Exception as not_stored:  # noqa: BLE001 # as above: the others go on
+            _log.warning(
+                "a message was not set aside, trying again",
+                extra={
+                    "consumer": self._inbox.name,
+                    "sequence": delivery.sequence,
+                    "reason": str(not_stored),
+                },
+            )
+            return False
+        self.counts.failed += 1
+        return True
 
     async def _answer(self, delivery: Delivery, answer: Awaitable[None]) -> None:
         try:

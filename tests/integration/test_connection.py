@@ -373,7 +373,9 @@ def test_a_cancellation_that_meets_the_answer_is_not_swallowed(shared_server: Na
 
             meeting = asyncio.create_task(meets())
             await asyncio.sleep(0)
-            passed = next(item for item in connection._link._outbox if isinstance(item, asyncio.Future))
+            passed = next(
+                item for item in connection._link._outbox._items if isinstance(item, asyncio.Future)
+            )
             passed.set_result(None)
             meeting.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -14,7 +14,7 @@ from lucid_events.domain.transitions import State
 from lucid_events.memory import MemoryKeyValue, MemoryServer
 from lucid_events.ports import Inbox
 from lucid_events.projections.comparison import compare
-from lucid_events.projections.index import SessionIndex, view_key
+from lucid_events.projections.index import ENTRIES, SessionIndex, entry_key, entry_of, view_key
 from lucid_events.projections.projector import Projector
 from lucid_events.projections.reads import StatusReads
 from lucid_events.projections.rebuild import Rebuild
@@ -109,5 +109,29 @@ def test_any_client_reads_a_view(shared_server: NatsServer) -> None:
                 await client.close()
             assert entry.value == codec.encode(view)
             assert json.loads(entry.value or b"")["position"]["sequence"] == version
+
+    asyncio.run(_())
+
+
+def test_a_damaged_view_is_folded_anew(shared_server: NatsServer) -> None:
+    """Over bytes that are no view the whole history is folded, and only the entry of its state is left."""
+
+    async def _() -> None:
+        async with jetstream_ports(shared_server.url) as ports, asyncio.timeout(PATIENCE_S):
+            session = SESSIONS[0]
+            views = StatusViews(ports.kv)
+            version = await record(ports, session)
+            messages = [message async for message in ports.store.read(session)]
+            projection = StatusProjection(ports.subjects.events_stream)
+            await Projector(projection, ports.store, views).apply(session, messages[:4])
+            await ports.kv.put(view_key(session), b'{"broken')
+            await Projector(projection, ports.store, views).apply(session, messages[-1:])
+            view = (await views.load(session)).view
+            assert view is not None
+            assert (view.position.sequence, view.events) == (version, len(HISTORY))
+            keys = [key async for key, _, _ in ports.kv.scan(ENTRIES)]
+            entry = entry_of(view)
+            assert entry is not None
+            assert keys == [entry_key(entry)]
 
     asyncio.run(_())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lucid_events.errors import ConfigError
-from lucid_events.jetstream.contexts import load_context, selected_context
+from lucid_events.jetstream.contexts import load_context
 from lucid_events.jetstream.options import NatsOptions, client_options
 
 
@@ -68,9 +68,6 @@ def test_a_context_becomes_options(tmp_path: Path) -> None:
     assert (options.creds, options.tls_ca) == ("/keys/prod.creds", "/keys/ca.pem")
     assert (options.inbox_prefix, options.api_prefix) == ("_INBOX_me", "$JS.hub.API")
     assert (options.user, options.token) == (None, None)
-    assert selected_context(environment) is None
-    (tmp_path / "nats" / "context.txt").write_text("prod\n")
-    assert selected_context(environment) == "prod"
 
 
 def test_a_context_that_is_not_there_or_not_ours(tmp_path: Path) -> None:
@@ -82,3 +79,25 @@ def test_a_context_that_is_not_there_or_not_ours(tmp_path: Path) -> None:
         load_context("one", environment)
     with pytest.raises(ConfigError, match="not a name"):
         load_context("../one", environment)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("[]", "Expected `object`, got `array`"),
+        ('{"url": 4222}', r"at `\$\.url`"),
+        ('{"tls_first": "yes"}', r"at `\$\.tls_first`"),
+        ('{"password": ["hunter2"]}', r"at `\$\.password`"),
+        ("{", "truncated"),
+        ("\xff", "malformed"),
+    ],
+)
+def test_a_context_that_is_broken_is_said(tmp_path: Path, written: str, said: str) -> None:
+    """What does not fit is an error that names file and field, and shows no value."""
+    environment = write_context(tmp_path, "prod")
+    file = tmp_path / "nats" / "context" / "prod.json"
+    file.write_bytes(written.encode("latin-1"))
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_context("prod", environment)
+    assert str(file) in caught.value.message
+    assert "hunter2" not in caught.value.message

@@ -228,3 +228,49 @@ def test_a_halted_view_goes_on_after_an_upgrade(monkeypatch: pytest.MonkeyPatch)
         assert await bench.rows() == {SID: await expected(bench)}
 
     asyncio.run(_())
+
+
+async def keys(bench: Bench) -> list[str]:
+    """All keys of the bucket, in order."""
+    return sorted([key async for key, _, _ in bench.kv.scan(">")])
+
+
+@pytest.mark.parametrize("damage", [b'{"broken', b"{}", b"[]"])
+def test_a_view_that_can_not_be_read_is_folded_anew(damage: bytes) -> None:
+    """Over a damaged view the history is folded from its beginning, and its index entry is set right."""
+
+    async def _() -> None:
+        bench = Bench()
+        await bench.append(*active())
+        await bench.drain(bench.runner())
+        await bench.kv.put(f"s.{SID}", damage)
+        stopping = await bench.append(ev.SessionStopping())
+        runner = bench.runner()
+        await runner.step()
+        assert (runner.counts.retried, (await bench.view()).position.sequence) == (0, stopping)
+        assert await bench.rows() == {SID: await expected(bench)}
+        entry, view = await keys(bench)
+        assert (State.STOPPING in entry.split("."), view) == (True, f"s.{SID}")
+
+    asyncio.run(_())
+
+
+def test_of_two_that_fold_a_damaged_view_one_writes() -> None:
+    """The revision of what can't be read is the guard, so nobody writes over a view that was mended."""
+
+    async def _() -> None:
+        bench = Bench()
+        await bench.append(*active())
+        messages = await history(bench)
+        await bench.kv.put(f"s.{SID}", b"?")
+        one, other = bench.projector(), bench.projector()
+
+        async def overtake() -> None:
+            await other.apply(SID, messages)
+
+        bench.server.faults.before_next("kv", overtake)
+        await one.apply(SID, messages[:1])
+        assert one.conflicts == 1
+        assert await bench.rows() == {SID: await expected(bench)}
+
+    asyncio.run(_())

@@ -1,7 +1,7 @@
 """A view rebuilt from sequence 1 equals the live one, byte by byte."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
@@ -22,9 +22,11 @@ from lucid_events.errors import (
 )
 from lucid_events.memory import MemoryKeyValue
 from lucid_events.ports import Position
+from lucid_events.projections import comparison
 from lucid_events.projections.checkpoints import Checkpoints
 from lucid_events.projections.comparison import Difference, compare
 from lucid_events.projections.generations import SCRATCH, Built, Generations, Live
+from lucid_events.projections.index import ENTRIES, VIEWS, entry_key, entry_of
 from lucid_events.projections.rebuild import PATIENCE_S, Rebuild
 from lucid_events.projections.views import StatusViews
 from tests.unit.domain.specification import active, created
@@ -59,8 +61,8 @@ def test_a_rebuilt_view_equals_the_live_one(histories: list[list[ev.SessionEvent
         rebuilt = await Rebuild(bench.projection, bench.store, fresh, clock=bench.clock, max_open=2).run()
         assert rebuilt.events == sum(map(len, histories))
         assert await everything(bench, 2) == await everything(bench, 1)
-        comparison = await compare(bench.projection, bench.store, bench.views, fresh)
-        assert (comparison.same, comparison.sessions) == (True, len(histories))
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert (compared.same, compared.sessions) == (True, len(histories))
 
     asyncio.run(_())
 
@@ -81,8 +83,8 @@ def test_the_live_generation_goes_on_meanwhile() -> None:
         live = bench.projector()
         for session in (SID, late):
             await live.apply(session, [message async for message in bench.store.read(session)])
-        comparison = await compare(bench.projection, bench.store, bench.views, fresh)
-        assert comparison.same, comparison
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert compared.same, compared
 
     asyncio.run(_())
 
@@ -99,8 +101,8 @@ def test_a_difference_is_named() -> None:
         await bench.views.save(replace(held.view, raw_bytes=7, owner="eve"), held)
         fresh = StatusViews(bench.bucket(2))
         await Rebuild(bench.projection, bench.store, fresh, clock=bench.clock).run()
-        comparison = await compare(bench.projection, bench.store, bench.views, fresh)
-        assert comparison.differences == (Difference(session_id=SID, at=3, fields=("owner", "raw_bytes")),)
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert compared.differences == (Difference(session_id=SID, at=3, fields=("owner", "raw_bytes")),)
 
     asyncio.run(_())
 
@@ -119,12 +121,129 @@ def test_a_view_or_an_entry_too_few_or_too_many_is_named() -> None:
         value = (await everything(bench, 2))[entry]
         await bucket.put_many([(entry, None, None), (entry.replace("created", "active"), value, None)])
         await bench.kv.put_many([(f"s.{SID}", None, None)])
-        comparison = await compare(bench.projection, bench.store, bench.views, fresh)
-        assert [difference.fields for difference in comparison.differences] == [
-            ("missing",),
-            ("index",),
-            ("index",),
-        ]
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert compared.differences == (Difference(session_id=SID, at=1, fields=("missing", "index")),)
+        assert compared.different == 1
+
+    asyncio.run(_())
+
+
+class _Moving(MemoryKeyValue):
+    """A bucket that others write to right behind a page of `pattern`."""
+
+    others: Callable[[], Awaitable[object]] | None = None
+    pattern = ""
+
+    async def scan(
+        self, pattern: str, *, after: int = 0, limit: int = 100
+    ) -> AsyncIterator[tuple[str, bytes, int]]:
+        page = [item async for item in super().scan(pattern, after=after, limit=limit)]
+        if pattern == self.pattern and self.others is not None:
+            others, self.others = self.others, None
+            await others()
+        for item in page:
+            yield item
+
+
+@pytest.mark.parametrize("pattern", [VIEWS, ENTRIES])
+def test_a_candidate_that_moves_on_meanwhile_does_not_differ(pattern: str) -> None:
+    """A view or an entry that is replaced behind the page it was read in is looked at anew."""
+
+    async def _() -> None:
+        bench = Bench()
+        await bench.append(*active())
+        await bench.drain(bench.runner())
+        bucket = _Moving(bench.server, bench.subjects.status_bucket(2))
+        fresh = StatusViews(bucket)
+        await Rebuild(bench.projection, bench.store, fresh, clock=bench.clock).run()
+        await bench.append(ev.SessionStopping())
+        messages = [message async for message in bench.store.read(SID)]
+        bucket.pattern, bucket.others = pattern, lambda: bench.projector(fresh).apply(SID, messages)
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert compared.same, compared
+        view = (await fresh.load(SID)).view
+        assert view is not None
+        assert view.state is State.STOPPING
+
+    asyncio.run(_())
+
+
+def test_a_candidate_may_know_a_session_first() -> None:
+    """What the live generation has yet to write is waited for, and reported only when it never comes."""
+
+    async def _() -> None:
+        bench = Bench()
+        new, lost = SessionId("new"), SessionId("lost")
+        for session in (new, lost):
+            await bench.append(created(), session=session)
+        fresh = StatusViews(bench.bucket(2))
+        await Rebuild(bench.projection, bench.store, fresh, clock=bench.clock).run()
+        comparing = asyncio.create_task(
+            compare(bench.projection, bench.store, bench.views, fresh, clock=bench.clock)
+        )
+        await bench.clock.asleep()
+        messages = [message async for message in bench.store.read(new)]
+        await bench.projector().apply(new, messages)
+        await bench.clock.advance(comparison.PATIENCE_S + 1)
+        compared = await comparing
+        assert compared.differences == (Difference(session_id=lost, at=2, fields=("missing",)),)
+
+    asyncio.run(_())
+
+
+def test_all_that_differ_are_counted_and_the_first_are_named() -> None:
+    """However many sessions differ, in however many ways, each counts once and memory holds a hundred."""
+
+    async def _() -> None:
+        bench, many = Bench(), comparison.MAX_DIFFERENCES + 20
+        sessions = [SessionId(f"s{number}") for number in range(many)]
+        for session in sessions:
+            await bench.append(created(), session=session)
+        await bench.drain(bench.runner())
+        bucket = bench.bucket(2)
+        fresh = StatusViews(bucket)
+        await Rebuild(bench.projection, bench.store, fresh, clock=bench.clock).run()
+        for session in sessions:
+            held = await bench.views.load(session)
+            assert held.view is not None
+            await bench.views.save(replace(held.view, raw_bytes=7), held)
+            await bucket.put_many([(entry_key(entry_of(held.view)), None, None)])  # type: ignore[arg-type] # created
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert (compared.sessions, compared.different) == (many, many)
+        assert len(compared.differences) == comparison.MAX_DIFFERENCES
+        assert {difference.fields for difference in compared.differences} == {("raw_bytes", "index")}
+
+    asyncio.run(_())
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_damaged_view_is_named(generation: int) -> None:
+    """One that can't be read in either generation is a difference of its session, and stops nothing."""
+
+    async def _() -> None:
+        bench, well = Bench(), SessionId("well")
+        for session in (SID, well):
+            await bench.append(created(), session=session)
+        await bench.drain(bench.runner())
+        fresh = StatusViews(bench.bucket(2))
+        await Rebuild(bench.projection, bench.store, fresh, clock=bench.clock).run()
+        await bench.bucket(generation).put(f"s.{SID}", b'{"broken')
+        compared = await compare(bench.projection, bench.store, bench.views, fresh)
+        assert [(one.session_id, one.fields[0]) for one in compared.differences] == [(SID, "damaged")]
+        assert compared.sessions == 2
+
+    asyncio.run(_())
+
+
+def test_sessions_with_a_view_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page, those too whose view can't be read; keys of nobody's session are passed over."""
+    monkeypatch.setattr("lucid_events.projections.views.PAGE", 2)
+
+    async def _() -> None:
+        bench = Bench()
+        for name in ("a", "b", "c", "not=ours", "d"):
+            await bench.kv.put(f"s.{name}", b"?")
+        assert [session async for session in bench.views.sessions()] == ["a", "b", "c", "d"]
 
     asyncio.run(_())
 

@@ -8,10 +8,12 @@ import pytest
 from lucid_events.domain import events as ev
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
-from lucid_events.errors import IntegrityError, StoreUnavailable
+from lucid_events.errors import ConfigError, IntegrityError, LucidError, StoreUnavailable
 from lucid_events.memory import MemoryInbox
+from lucid_events.ports import Delivery
 from lucid_events.projections.comparison import compare, fold
 from lucid_events.projections.rebuild import Rebuild
+from lucid_events.projections.runner import DEFAULT_LIMITS
 from lucid_events.projections.views import StatusViews
 from tests.unit.domain.specification import active, created, ready, sealed
 from tests.unit.projections.bench import CONSUMER, Bench, ends_at
@@ -203,6 +205,72 @@ def test_a_bucket_that_is_away_stops_nobody() -> None:
         await bench.append(created())
         bench.server.faults.fail_next("kv", StoreUnavailable("injected"), skip=1)
         await bench.runner().step()
+        assert (await bench.view()).state is State.CREATED
+
+    asyncio.run(_())
+
+
+NEVER = 10**9
+"""No checkpoint is noted: it is written to the bucket, too."""
+
+
+def test_what_fails_time_and_again_is_set_aside() -> None:
+    """After `attempts` deliveries our own fault holds up nobody; the next event brings in what it left."""
+
+    async def _() -> None:
+        bench = Bench()
+        aside: list[tuple[int, str]] = []
+
+        async def park(delivery: Delivery, reason: str) -> None:
+            aside.append((delivery.attempt, reason))
+
+        await bench.append(created())
+        bench.server.faults.fail_next("kv", IntegrityError("injected"), times=DEFAULT_LIMITS.attempts)
+        runner = bench.runner(park=park, checkpoint_s=NEVER)
+        await bench.drain(runner)
+        assert aside == [(DEFAULT_LIMITS.attempts, "IntegrityError: injected")]
+        assert (runner.counts.failed, runner.counts.retried) == (1, DEFAULT_LIMITS.attempts - 1)
+        assert (await bench.views.load(SID)).view is None
+        await bench.append(ev.SessionStarted())
+        await bench.drain(runner)
+        assert (await bench.view()).events == 2
+
+    asyncio.run(_())
+
+
+@pytest.mark.parametrize("wrong", [ConfigError("no such bucket"), StoreUnavailable("no leader")])
+def test_what_is_wrong_for_all_sets_nothing_aside(wrong: LucidError) -> None:
+    """A topology to be mended, or a server that is away, is waited for, however long it takes."""
+
+    async def _() -> None:
+        bench = Bench()
+        await bench.append(created())
+        bench.server.faults.fail_next("kv", wrong, times=3 * DEFAULT_LIMITS.attempts)
+        runner = bench.runner(checkpoint_s=NEVER)
+        await bench.drain(runner)
+        assert (runner.counts.failed, runner.counts.retried) == (0, 3 * DEFAULT_LIMITS.attempts)
+        assert (await bench.view()).state is State.CREATED
+
+    asyncio.run(_())
+
+
+def test_what_can_not_be_set_aside_comes_again() -> None:
+    """A pointer that is not stored leaves the message with the consumer."""
+
+    async def _() -> None:
+        bench = Bench()
+        told: list[str] = []
+
+        async def park(delivery: Delivery, reason: str) -> None:
+            told.append(reason)
+            raise StoreUnavailable("no responders (injected)")
+
+        await bench.append(created())
+        bench.server.faults.fail_next("kv", IntegrityError("injected"), times=DEFAULT_LIMITS.attempts)
+        runner = bench.runner(park=park, checkpoint_s=NEVER)
+        await bench.drain(runner)
+        assert len(told) == 1
+        assert runner.counts.failed == 0
         assert (await bench.view()).state is State.CREATED
 
     asyncio.run(_())
