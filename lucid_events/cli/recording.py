@@ -1,14 +1,17 @@
 """`lucid record`: a file, a pipe, a program or a terminal into a session, until all of it is stored."""
 
 import asyncio
+import errno
+import logging
 import os
 import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.progress import (
@@ -21,7 +24,7 @@ from rich.progress import (
 )
 from typer.core import TyperCommand
 
-from lucid_events.cli.cut_off import fate_of, resume_command, tell_interrupted
+from lucid_events.cli.cut_off import Fate, explain, resume_command, tell_interrupted
 from lucid_events.cli.output import err, print_json, size, table
 from lucid_events.cli.running import (
     ChunkBytes,
@@ -38,14 +41,19 @@ from lucid_events.cli.stopping import SHUTDOWN, StopOnSignal
 from lucid_events.domain.commands import Create
 from lucid_events.domain.ids import SessionId, session_id
 from lucid_events.domain.values import RetentionAsked, SettingsAsked
-from lucid_events.errors import CommandRejected, ConfigError, LucidError
+from lucid_events.errors import ConfigError, LucidError
 from lucid_events.recorder import CommandSource, RecorderOptions, Source, TerminalSource, Totals, open_source
 
+SERVER_WAIT_S = 30.0
+"""How long a server that is away at the start is waited for, while nothing has been read. Half gives up on
+one that looks through a large store as it starts, twice keeps waiting whoever mistyped its address."""
 ATTACH_BEATS = 4
 """Beat intervals beyond a lease to wait for another recorder to be gone: two it is listened for, and time
 to salvage what it left. Half gives up just before."""
 LAST_LINES = 20
 """Lines of a failed command's standard error that are shown; half may miss the cause of a traceback."""
+
+_log = logging.getLogger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -112,6 +120,7 @@ def record(
         session = session_id(sid)
         made = settings(nats_url=server, spool=spool)
         opened = open_words(words, tty=tty, command=is_command, input_too=input_too, stderr_file=stderr_file)
+        noting = _Noting(acked_file) if acked_file else None
         create = Create(
             owner=owner,
             label=label,
@@ -135,70 +144,89 @@ def record(
             spool_after_s=made.spool_after_s,
         )
         shown = _Shown(sid, enabled=not tty and not json)
-        async with connect(made, name="lucid-recorder") as client:
-            adapters = client.adapters
-            kept = (
-                await Spool.opened(Path(made.spool), session, max_bytes=made.spool_max_mib * 1024 * 1024)
-                if made.spool
-                else None
-            )
-            recording = Recording(
-                session,
-                opened,
-                commands=client.commands,
-                capture=adapters.capture,
-                live=adapters.live,
-                clock=adapters.clock,
-                subjects=adapters.subjects,
-                history=adapters.store,
-                create=create,
-                options=options,
-                spool=kept,
-                on_acked=_both(_noting(acked_file), shown.acked),
-            )
-            stopping = "stopping: what was read is being stored; again ends at once, what is durable stays so"
-            stopper = StopOnSignal(recording.stop, "" if tty or json else stopping, within_s=made.shutdown_s)
-            try:
-                async with telling_why(recording, adapters):
-                    with shown, stopper:
-                        return await recording.run(), opened
-            except CommandRejected as exc:
-                allowed = exc.fields.get("allowed") or ()
-                if recover or "recover" not in map(str, cast("Iterable[object]", allowed)):
-                    raise
-                again = resume_command(ctx.params, opened, acked=1, command=is_command)
-                raise CommandRejected(f"{exc.message}; to go on with it: {again}", **exc.fields) from exc
-            except (asyncio.CancelledError, BrokenPipeError) as exc:
-                acked = recording.acked_upto
-                fate = fate_of(sid, acked=acked, taken=recording.taken_upto, spooled=kept is not None)
-                again = resume_command(ctx.params, opened, acked=acked, command=is_command)
-                if isinstance(exc, BrokenPipeError):
-                    raise LucidError(
-                        f"a pipe of the recording broke off; {fate}. Go on with: {again}"
-                    ) from exc
-                if stopper.late:
-                    fate = f"not everything was stored within {made.shutdown_s:g} s ({SHUTDOWN}); {fate}"
-                tell_interrupted(fate, acked, again, json=json)
-                raise
+        recording: Recording | None = None
+
+        def stop() -> bool:
+            if recording is None or not recording.opened:
+                return False  # nothing was read, so there is nothing to end in order
+            recording.stop()
+            return True
+
+        def again(acked: int) -> str:
+            return resume_command(ctx.params, opened, acked=acked, command=is_command)
+
+        def interrupted() -> None:
+            late = f"not everything was stored within {made.shutdown_s:g} s ({SHUTDOWN}); "
+            fate = Fate.of(sid, recording, opened)
+            with suppress(OSError):  # nobody may be there to hear it
+                tell_interrupted(fate, again(fate.acked), late=late if stopper.late else "", json=json)
+
+        stopping = "stopping: what was read is being stored; again ends at once, what is durable stays so"
+        stopper = StopOnSignal(stop, "" if tty or json else stopping, within_s=made.shutdown_s)
+        kept: Spool | None = None
+        try:
+            with ExitStack() as listening:
+                listening.enter_context(stopper)
+                if made.spool:
+                    most = made.spool_max_mib * 1024 * 1024
+                    kept = await Spool.opened(Path(made.spool), session, max_bytes=most)
+                async with connect(made, name="lucid-recorder", wait_s=SERVER_WAIT_S) as client:
+                    adapters = client.adapters
+                    recording = Recording(
+                        session,
+                        opened,
+                        commands=client.commands,
+                        capture=adapters.capture,
+                        live=adapters.live,
+                        clock=adapters.clock,
+                        subjects=adapters.subjects,
+                        history=adapters.store,
+                        create=create,
+                        options=options,
+                        spool=kept,
+                        on_acked=_both(noting, shown.acked) if noting else shown.acked,
+                    )
+                    try:
+                        async with telling_why(recording, adapters):
+                            with shown:
+                                totals = await recording.run()
+                    except asyncio.CancelledError:
+                        interrupted()  # before the connection is closed, which may take a while
+                        raise
+                    listening.close()  # it is over: nothing is left to be ended in order
+                    return totals, opened
+        except asyncio.CancelledError:
+            if recording is None:
+                interrupted()
+            raise
+        except LucidError as exc:
+            explain(exc, Fate.of(sid, recording, opened), again)
+            raise
+        except BrokenPipeError as exc:
+            broken = LucidError("a pipe of the recording broke off")
+            explain(broken, Fate.of(sid, recording, opened), again)
+            raise broken from exc
+        finally:
+            if kept:
+                kept.close()  # the recording has, unless it was never begun
 
     totals, recorded = run(work, json=json, reader_may_leave=False)
+    # What we asked to end ends as it may, and so does what lost its terminal.
+    asked = totals.reason == "stop" or (isinstance(recorded, TerminalSource) and recorded.hung_up)
+    status = totals.exit_code if totals.exit_code and not asked else 0
     try:
         _report(SessionId(sid), totals, json)
-    except BrokenPipeError:
+        if status and stderr_file is None and isinstance(recorded, CommandSource):
+            _show_last_words(recorded)
+        if totals.gaps:
+            err.print(f"missing: {totals.gap_bytes} bytes in {totals.gaps} declared gaps")
+    except OSError as exc:
         # The status is that of the recording, which is over and proven, not that of its report.
         forget_reader()
-        err.print(f"nobody reads the totals of {sid}: it is {totals.state}, up to byte {totals.end_offset}")
-    # What we asked to end ends as it may.
-    status = totals.exit_code if totals.exit_code and totals.reason != "stop" else 0
-    if status and stderr_file is None and isinstance(recorded, CommandSource):
-        _show_last_words(recorded)
-    if totals.failed_chunks:
-        raise typer.Exit(7)
-    if totals.gaps:
-        err.print(f"missing: {totals.gap_bytes} bytes in {totals.gaps} declared gaps")
-        raise typer.Exit(7)
-    if status:
-        raise typer.Exit(status)
+        why = "nobody reads the totals" if isinstance(exc, BrokenPipeError) else f"no totals ({exc.strerror})"
+        with suppress(OSError):
+            err.print(f"{why} of {sid}: it is {totals.state}, up to byte {totals.end_offset}")
+    raise typer.Exit(7 if totals.failed_chunks or totals.gaps else status)
 
 
 def open_words(
@@ -207,9 +235,17 @@ def open_words(
     """Return the source that the words after SID name.
 
     Raises:
-        ConfigError: they name none, a file that can't be read, or a program that can't be run; found
-            here, it leaves no session behind that waits for a recorder.
+        ConfigError: they name none, a file that can't be read, a program that can't be run, or options
+            that don't go with it; found here, it leaves no session behind that waits for a recorder.
     """
+    if input_too and not tty:
+        raise ConfigError("--input records what is typed into a terminal: it goes with --tty")
+    if stderr_file:
+        if not command or tty:
+            raise ConfigError(
+                "--stderr-file is for a command: lucid record SID --stderr-file FILE -- COMMAND …"
+            )
+        _try_to_append(stderr_file)
     if words and (tty or command) and shutil.which(words[0]) is None:
         raise ConfigError(f"{words[0]!r} can't be run: there is no such program, or it is not executable")
     if tty:
@@ -233,22 +269,38 @@ def _show_last_words(source: CommandSource) -> None:
         err.print("\n".join(lines), markup=False)
 
 
-def _noting(path: Path | None) -> Callable[[int], None]:
-    if path is None:
-        return lambda offset: None
+def _try_to_append(path: Path) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644))
     except OSError as exc:
         raise ConfigError(f"can't write {path}: {exc.strerror}") from exc
 
-    def note(offset: int) -> None:
-        try:
-            os.write(descriptor, b"%d\n" % offset)
-            os.fsync(descriptor)
-        except OSError as exc:
-            raise ConfigError(f"can't write {path}: {exc.strerror}") from exc
 
-    return note
+class _Noting:
+    """Notes each offset up to which all is durable at the end of a file, synced.
+
+    A file that can't be written any more ends no recording: it says too little then, never too much.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _try_to_append(path)
+        self._path, self._torn, self._told = path, False, False
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def __call__(self, offset: int) -> None:
+        # A part of a line must not grow together with the next one: that would be a larger number.
+        line = b"%s%d\n" % (b"\n" if self._torn else b"", offset)
+        try:
+            self._torn = os.write(self._descriptor, line) < len(line)
+            if self._torn:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            if not self._told:
+                _log.warning("--acked-file is not written", extra={"offset": offset, "reason": str(exc)})
+            self._told = True
+        else:
+            self._told = False
 
 
 def _both(first: Callable[[int], None], second: Callable[[int], None]) -> Callable[[int], None]:
@@ -282,15 +334,18 @@ class _Shown:
         self._bar.start()
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        with suppress(OSError):  # the terminal may be gone
+            self._bar.stop()
 
 
 def _report(sid: SessionId, totals: Totals, json: bool) -> None:
     if json:
         print_json(totals)
         return
+    spooled = totals.end_offset - totals.start_offset - totals.bytes - totals.gap_bytes
     rows = [
         ("bytes", f"{totals.bytes:,} ({size(totals.bytes)})"),
+        *([("from the spool", f"{spooled:,} ({size(spooled)})")] if spooled > 0 else []),
         ("chunks", totals.chunks),
         ("stored", f"{size(totals.stored_bytes)}, ratio {totals.ratio:.2f}"),
         ("gaps", totals.gaps),

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 LOOK_S: Final = 5.0
 """Standing still as long is asked about. With half every slow moment of a server is a question to it."""
 
+ANSWER_S: Final = 2.0
+"""How long it may take to answer. With more, it is told when the server is back: each stream is asked."""
+
+MEANWHILE: Final = {
+    "flowing": "what is read waits in memory",
+    "blocking": "the source is held back",
+    "spooling": "what is read goes to the spool",
+}
+"""What a recording does with its source, by its step."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -28,17 +38,27 @@ async def telling_why(recording: Recording, adapters: "Adapters") -> AsyncIterat
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _tell(recording: Recording, adapters: "Adapters") -> None:
+async def _asked(adapters: "Adapters") -> str:
+    """Return why the server stores nothing, as far as it answers at once."""
     from lucid_events.service.preflight import why_not_written
 
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            return await why_not_written(adapters)
+    except TimeoutError:
+        return "the server does not answer"
+
+
+async def _tell(recording: Recording, adapters: "Adapters") -> None:
     told, before = "", -1
     while True:
         await asyncio.sleep(LOOK_S)
         acked = recording.acked_upto
         if acked == before and recording.taken_upto > acked:
-            why = await why_not_written(adapters) or recording.refusal
-            if why and why != told:
-                _log.warning("nothing more is stored", extra={"offset": acked, "reason": why})
+            why = await _asked(adapters) or recording.refusal
+            if why and why != told and recording.acked_upto == acked:
+                reason = f"{why}; {MEANWHILE[recording.step]}"
+                _log.warning("nothing more is stored", extra={"offset": acked, "reason": reason})
                 told = why
         elif acked != before:
             told = ""

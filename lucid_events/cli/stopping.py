@@ -14,6 +14,8 @@ SHUTDOWN: Final = "LUCID_SHUTDOWN_TIMEOUT"
 class StopOnSignal:
     """The first SIGINT, SIGTERM or SIGHUP ends the recording in order, a second one at once.
 
+    So does the first while nothing has begun that could be ended: then `stop` returns False.
+
     Behind a SIGTERM is a supervisor, who never sends a second one: after `within_s` it counts as one.
     A person at a terminal may wait as long as they like. A hang-up is how most terminals end; who
     started us under `nohup` had it ignored, and it stays so.
@@ -22,7 +24,7 @@ class StopOnSignal:
         late: a SIGTERM's time was over before everything was stored.
     """
 
-    def __init__(self, stop: Callable[[], None], said: str, *, within_s: float) -> None:
+    def __init__(self, stop: Callable[[], bool], said: str, *, within_s: float) -> None:
         self._stop, self._said, self._within_s = stop, said, within_s
         self._asked = self.late = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -38,16 +40,16 @@ class StopOnSignal:
                 task.cancel()
 
         def asked(number: int) -> None:
-            if self._asked:
+            if self._asked or not self._stop():
                 if task is not None:
                     task.cancel()
                 return
             self._asked = True
             if number == signal.SIGTERM:
                 self._alarm = loop.call_later(self._within_s, over)
-            self._stop()
             if self._said:
-                err.print(self._said, markup=False)
+                with suppress(OSError):  # the terminal may be what has just gone
+                    err.print(self._said, markup=False)
 
         for number in self._numbers:
             with suppress(NotImplementedError):

@@ -7,7 +7,7 @@ A piece rather ends where a block does than be put together out of two: that wou
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -69,10 +69,12 @@ class Cutter:
         """Where the chunk that is open now begins: every byte below it is in a chunk that has ended."""
         return self._chunk_offset
 
-    @property
-    def gathered(self) -> tuple[bytes | memoryview, ...]:
-        """Bytes added and not yet cut."""
-        return tuple(self._gathered)
+    def gathered(self) -> Iterator[tuple[int, bytes | memoryview]]:
+        """Yield the bytes added and not yet cut, by offset."""
+        at = self._offset
+        for block in tuple(self._gathered):
+            yield at, block
+            at += len(block)
 
     def add(self, block: bytes, at: datetime) -> None:
         """Gather `block`, which arrived `at`; `take` cuts it."""

@@ -2,6 +2,7 @@
 
     put ──► memory ──► take                 as long as there is room
     put ──► spool  ──► take                 once capture has not moved for `spool_after_s`
+    put ──► (waits)                         while neither has room
     put ──► dropped, a gap                  only if the options say so
 
 Order is kept throughout: once a byte went to the spool alone, everything after it does, until the
@@ -19,7 +20,7 @@ from lucid_events.ports import Clock
 from lucid_events.recorder.cutter import Reason
 from lucid_events.recorder.options import RecorderOptions
 from lucid_events.recorder.spool import Spool
-from lucid_events.recorder.waiting import wait_by
+from lucid_events.recorder.waiting import Signal, wait_by
 
 Step = Literal["blocking", "spooling", "flowing"]
 _LOOK_S = 0.25
@@ -79,7 +80,7 @@ class Intake:
         self._marks: deque[tuple[int, Mark]] = deque()
         self._gaps: deque[Missing] = deque()
         self._spilled = end > start
-        self._room = asyncio.Event()
+        self._room, self._written = asyncio.Event(), Signal()
         self._step: Step = "spooling" if self._spilled else "flowing"
         self.dropped_bytes = 0
         self.in_hand = b""
@@ -90,31 +91,44 @@ class Intake:
         return self._step
 
     async def put(self, block: bytes) -> None:
-        """Take `block` in; returns when it is held, in memory or on disk, or given up as a gap."""
-        # Cancelled, it stays in hand for `save`: a pipe can't be asked for it again.
-        self.in_hand = block
-        await self._put(block)
-        self.in_hand = b""
-
-    async def _put(self, block: bytes) -> None:
-        since = self._clock.now()
-        while True:
-            if self._spilled or (self._spool and self._spool.always and self._fits(block)):
-                if await self._write(block):
-                    return
-                if not self._spilled:  # the disk is full and was only a precaution
-                    return self._hold(block)
-            elif self._fits(block):
-                return self._hold(block)
-            elif self._spool and await self._spill(self._spool):
-                continue
+        """Take `block` in; returns when all of it is held, in memory or on disk, or given up as a gap."""
+        # Cancelled, the rest stays in hand for `save`: a pipe can't be asked for it again.
+        self.in_hand, since = block, self._clock.now()
+        while not await self._take_in():
             waited_s = (self._clock.now() - since).total_seconds()
             if self._drops(waited_s):
-                return self._drop(len(block))
-            if waited_s >= self._options.slow_after_s and self._step == "flowing":
-                self._enter("blocking", "capture takes less than the source gives")
+                self._drop()
+                return
+            if waited_s >= self._options.slow_after_s and self._step != "blocking":
+                why = "the spool has no room" if self._spilled else "capture takes less than the source gives"
+                self._enter("blocking", why)
             self._room.clear()
             await wait_by(self._clock, self._room, _LOOK_S)
+
+    async def _take_in(self) -> bool:
+        """Hold what is in hand, or as much of it as the spool has room for; True when nothing is left."""
+        spool = self._spool
+        if spool and not self._spilled and not self._fits(self.in_hand):
+            await self._spill(spool)
+        if spool and self._spilled:
+            await self._append(spool)
+        elif self._fits(self.in_hand):
+            if spool and spool.always:
+                await self._copy(spool)
+            self._hold()
+        return not self.in_hand
+
+    async def keep_synced(self) -> None:
+        """Bring what was spooled to the disk in time, although nothing more may come behind it; for ever."""
+        while (spool := self._spool) is not None:
+            due_s = spool.sync_due_s
+            if due_s is None:
+                await self._written.until(lambda: spool.sync_due_s is not None)
+            elif due_s > 0:
+                await self._clock.sleep(due_s)
+            else:
+                await asyncio.to_thread(spool.sync)
+        await asyncio.Event().wait()
 
     def mark(self, reason: Reason | None) -> None:
         """End a chunk behind everything put so far; without a reason, only send it without delay."""
@@ -162,10 +176,12 @@ class Intake:
         unacked = next((offset for offset, _ in self._held()), self.position)
         if spool is None:
             return unacked
+        kept = self.read_upto
         for offset, item in self._unsaved(spool, (self.end, self.in_hand)):
             if not _append(spool, offset, item):
-                return offset
-        return self.read_upto if spool.sync() else unacked
+                kept = max(offset, spool.end)
+                break
+        return kept if spool.sync() else unacked
 
     def release(self, upto: int) -> None:
         """Forget local copies of bytes below `upto`, which are stored and verified."""
@@ -178,42 +194,54 @@ class Intake:
             return False
         return not self._memory or self._memory_bytes + len(block) <= self._options.read_ahead_bytes
 
-    def _hold(self, block: bytes) -> None:
+    def _hold(self) -> None:
         if self._step == "blocking":
             self._enter("flowing", "there is room again")
+        block, self.in_hand = self.in_hand, b""
         self._memory.append((self.end, block))
         self._memory_bytes += len(block)
         self.end += len(block)
         self._arrived()
 
-    async def _write(self, block: bytes) -> bool:
-        """Append to the spool, and hold in memory too when it is only a precaution; False when it is full."""
-        spool, gap = self._spool, self._gaps[-1] if self._gaps else None
-        if spool is None:
-            return False
+    async def _append(self, spool: Spool) -> None:
+        """Append what is in hand to the spool; what it has no room for stays in hand."""
+        gap = self._gaps[-1] if self._gaps else None
         if gap and gap.end == self.end and gap.start <= spool.end < gap.end:
             await asyncio.to_thread(spool.append_gap, spool.end, gap.end)
-        if not await asyncio.to_thread(spool.append, self.end, block):
-            return False
+        await asyncio.to_thread(spool.append, self.end, self.in_hand)
+        self._written.notify()
         if not self._spilled:
-            self._hold(block)
-        else:
-            self.end += len(block)
+            # Meanwhile everything before it was taken: the reading side looks into memory again.
+            self._hold()
+        elif (taken := spool.end - self.end) > 0:
+            if self._step == "blocking":
+                self._enter("spooling", "the spool has room again")
+            self.end, self.in_hand = self.end + taken, self.in_hand[taken:]
             self._arrived()
-        return True
 
-    async def _spill(self, spool: Spool) -> bool:
-        """Go on on disk, when capture has stood still for long enough; False when not, or when it is full.
+    async def _copy(self, spool: Spool) -> None:
+        """Append what is in hand to a spool that is a precaution; without room it is in memory alone."""
+        # What had no room before comes first: behind a hole nothing can be read.
+        if spool.end == self.end or await self._copy_unsaved(spool):
+            await asyncio.to_thread(spool.append, self.end, self.in_hand)
+            self._written.notify()
+
+    async def _spill(self, spool: Spool) -> None:
+        """Go on on disk, when capture has stood still for long enough and the disk has room.
 
         Everything unacknowledged is copied there first, so that a killed recorder loses none of it.
         """
-        if self._stalled_s() < self._options.spool_after_s:
-            return False
-        for offset, item in list(self._unsaved(spool)):
-            if not await asyncio.to_thread(_append, spool, offset, item):
+        if self._stalled_s() >= self._options.spool_after_s and await self._copy_unsaved(spool):
+            self._spilled = True
+            self._enter("spooling", "capture has not moved")
+
+    async def _copy_unsaved(self, spool: Spool) -> bool:
+        """Append everything unacknowledged that is not on disk; False when there is no room for all of it."""
+        for offset, item in self._unsaved(spool):
+            held = await asyncio.to_thread(_append, spool, offset, item)
+            self._written.notify()
+            if not held:
                 return False
-        self._spilled = True
-        self._enter("spooling", "capture has not moved")
         return True
 
     def _unsaved(self, spool: Spool, *last: tuple[int, bytes]) -> Iterable[tuple[int, bytes | Missing]]:
@@ -261,7 +289,8 @@ class Intake:
         dropping = bool(self._gaps) and self._gaps[-1].end == self.end
         return limit_s is not None and (dropping or waited_s >= limit_s)
 
-    def _drop(self, size: int) -> None:
+    def _drop(self) -> None:
+        size, self.in_hand = len(self.in_hand), b""
         self.dropped_bytes += size
         if self._gaps and self._gaps[-1].end == self.end:
             self._gaps[-1] = Missing(self._gaps[-1].start, self.end + size)

@@ -4,6 +4,7 @@ No single one of them is relied on: a lost live message costs at most a beat.
 """
 
 import asyncio
+import contextlib
 import logging
 
 from lucid_events import codec
@@ -27,6 +28,8 @@ from lucid_events.recorder.receipts import Receipts
 from lucid_events.recorder.waiting import Signal, wait_by
 from lucid_events.subjects import Subjects
 
+_ASK_S = 5.0
+"""How long a fenced recorder waits to hear why."""
 _STATES = {str(state): state for state in TRANSITIONS.values()}
 _log = logging.getLogger(__name__)
 
@@ -72,6 +75,21 @@ class SessionLink:
         self.epoch = reply.epoch
         self._read_upto = self._attached_at = reply.version
         self.heard(reply)
+
+    async def explain(self, fenced: Fenced, *, safe: int, read: int) -> Fenced:
+        """Return why this recorder was fenced, `safe` and `read` being how far it got itself."""
+        # The fences stand before the event that says why is in the history: ask until it is.
+        reply: BeatReply | None = None
+        deadline = self._clock.now().timestamp() + _ASK_S
+        while self._clock.now().timestamp() < deadline:
+            with contextlib.suppress(StoreUnavailable, AppendUncertain, Fenced):
+                reply = await self._commands.beat(
+                    self._session, epoch=self.epoch, offset=safe, timeout_s=_ASK_S
+                )
+                if not reply.attached:
+                    break
+            await self._clock.sleep(self._options.retry_first_s)
+        return tell_apart(fenced, reply, self._session, epoch=self.epoch, safe=safe, read=read)
 
     def beat_soon(self) -> None:
         """Beat, and look at the history's tail, without waiting for the interval."""
@@ -177,7 +195,8 @@ def tell_apart(
     error: LucidError, reply: BeatReply | None, session: SessionId, *, epoch: int, safe: int, read: int
 ) -> Fenced:
     """Return what a fenced recorder says: who writes now, which bytes are safe and which are not."""
-    safe = max(safe, reply.offset) if reply else safe
+    if reply and reply.epoch == epoch:  # behind another epoch's beginning are bytes that are not ours
+        safe = max(safe, reply.offset)
     lost = f"bytes up to {safe} are safe" + (
         "" if read <= safe else f", bytes {safe} to {read} are not stored"
     )

@@ -1,29 +1,22 @@
 """One recording from beginning to end: a source's bytes into a session, until all of it is proven stored."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from lucid_events.client import Commands
-from lucid_events.domain.commands import Create, Detach
+from lucid_events.domain.commands import Create
 from lucid_events.domain.ids import SessionId
-from lucid_events.domain.replies import Accepted, BeatReply
+from lucid_events.domain.replies import Accepted
 from lucid_events.domain.transitions import State
 from lucid_events.domain.values import Frames
-from lucid_events.errors import (
-    AppendUncertain,
-    Fenced,
-    LucidError,
-    StoreUnavailable,
-)
+from lucid_events.errors import Fenced, LucidError
 from lucid_events.ports import CaptureStore, Clock, EventStore, LiveFeed
 from lucid_events.recorder.conductor import Conductor
 from lucid_events.recorder.cutter import Cutter, Reason
 from lucid_events.recorder.intake import Intake, Step
-from lucid_events.recorder.link import SessionLink, tell_apart
-from lucid_events.recorder.opening import become_recorder, where_to_read_on
+from lucid_events.recorder.link import SessionLink
+from lucid_events.recorder.opening import attach_of, become_recorder, give_back, where_to_read_on
 from lucid_events.recorder.options import (
     Acked,
     Checkpoint,
@@ -34,6 +27,7 @@ from lucid_events.recorder.options import (
 )
 from lucid_events.recorder.pressure import Pressure
 from lucid_events.recorder.receipts import Receipts
+from lucid_events.recorder.renewal import LastingSealer, Speaker, beside
 from lucid_events.recorder.sealer import Sealer
 from lucid_events.recorder.sources import CountsFrames, Source
 from lucid_events.recorder.spool import Spool
@@ -41,8 +35,6 @@ from lucid_events.recorder.waiting import Signal
 from lucid_events.recorder.writer import CaptureWriter
 from lucid_events.subjects import Subjects
 
-_ASK_S = 5.0
-"""How long a fenced recorder waits to hear why."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +69,7 @@ class Recording:
     ) -> None:
         self._session, self._source, self._commands, self._capture = session, source, commands, capture
         self._clock, self._spool, self._create = clock, spool, create or Create()
+        self._history = history
         self._options, self._on_acked, self._checkpoint = options or RecorderOptions(), on_acked, checkpoint
         self._moved = Signal()
         self._receipts = Receipts(self._released, self._moved)
@@ -96,7 +89,7 @@ class Recording:
         self._sealer: Sealer | None = None
         self._conductor: Conductor | None = None
         self._asked_to_stop = self._asked_to_leave = False
-        self._first_index = 0
+        self._first_index = self._kept = self._salvaged = 0
         self._pressure = Pressure(session, commands, self._moved)
 
     @property
@@ -107,7 +100,7 @@ class Recording:
     @property
     def acked_upto(self) -> int:
         """Every byte of the session below this offset is stored."""
-        return self._writer.acked_upto if self._writer else 0
+        return max(self._writer.acked_upto if self._writer else 0, self._salvaged)
 
     @property
     def refusal(self) -> str:
@@ -124,6 +117,16 @@ class Recording:
     def taken_upto(self) -> int:
         """Every byte of the session below this offset was taken from the source, or was there before."""
         return self._intake.end if self._intake else 0
+
+    @property
+    def read_upto(self) -> int:
+        """Offset behind the last byte the source gave, taken in or not."""
+        return self._intake.read_upto if self._intake else 0
+
+    @property
+    def kept_upto(self) -> int:
+        """Every byte below it is stored or in the spool; the latter counts once `run` has ended."""
+        return max(self._kept, self.acked_upto)
 
     @property
     def ended_upto(self) -> int:
@@ -157,6 +160,15 @@ class Recording:
         if self._intake:
             self._intake.mark("end" if end_chunk else None)
 
+    async def confirm(self) -> None:
+        """Ask whether our epoch is still the session's.
+
+        Raises:
+            Fenced: it is not.
+            StoreUnavailable, AppendUncertain: nobody answers.
+        """
+        await self._link.beat()
+
     async def until(self, condition: Callable[[], object]) -> None:
         """Return as soon as `condition()` holds; it is looked at whenever this recording gets on."""
         await self._moved.until(condition)
@@ -178,6 +190,10 @@ class Recording:
         """
         try:
             return await self._run()
+        except Fenced as exc:
+            safe = exc.fields.get("safe_offset")
+            self._salvaged = safe if isinstance(safe, int) else 0  # though its acknowledgements were lost
+            raise
         finally:
             # First what is not stored yet: closing a source may fail or take its time.
             try:
@@ -188,11 +204,13 @@ class Recording:
     def _save(self) -> None:
         """Leave to the next recorder, in the spool, what is not stored; say what there is no spool for."""
         try:
-            if (intake := self._intake) and (kept := intake.save()) < intake.read_upto:
-                _log.error(
-                    "bytes that were read are neither stored nor in a spool",
-                    extra={"session": self._session, "offset": kept, "bytes": intake.read_upto - kept},
-                )
+            if self._intake:
+                self._kept = self._intake.save()
+                if lost := max(0, self.read_upto - self.kept_upto):
+                    _log.error(
+                        "bytes that were read are neither stored nor in a spool",
+                        extra={"session": self._session, "offset": self.kept_upto, "bytes": lost},
+                    )
         finally:
             if self._spool:
                 self._spool.close()
@@ -211,11 +229,17 @@ class Recording:
         self._link.attached(accepted)
         try:
             start = await where_to_read_on(
-                self._session, self._source, self._spool, offset=accepted.offset, append=self._options.append
+                self._session,
+                self._source,
+                self._spool,
+                epoch=accepted.epoch,
+                offset=accepted.offset,
+                append=self._options.append,
+                history=self._history,
             )
             await self._source.start()
         except LucidError as exc:
-            await self._leave(accepted.epoch, accepted.offset, exc.message)
+            await give_back(self._commands, self._session, accepted, exc.message)
             raise
         intake, writer, sealer = self._build(accepted, start)
         conductor = self._conductor = Conductor(
@@ -236,18 +260,34 @@ class Recording:
         if self._asked_to_leave:
             conductor.leave()
         self._moved.notify()
-        reason = await self._beside(
-            conductor.run(),
-            writer.run(intake),
-            sealer.run(),
-            self._link.run_beats(),
-            self._link.run_live(),
-            self._pressure.tell(accepted.epoch, lambda: self.acked_upto),
+        speaker = Speaker(
+            self._session,
+            attach_of(self._source, self._options),
+            commands=self._commands,
+            clock=self._clock,
+            link=self._link,
+            writer=writer,
+            sealer=sealer,
+            receipts=self._receipts,
+            pressure=self._pressure,
+            options=self._options,
+            moved=self._moved,
+            on_renewed=self._renewed,
         )
+        try:
+            reason = await beside(
+                conductor.run(),
+                writer.run(intake),
+                speaker.run(),
+                self._link.run_live(),
+                intake.keep_synced(),
+            )
+        except Fenced as exc:
+            raise await self._link.explain(exc, safe=self.acked_upto, read=self.taken_upto) from exc
         seconds = (self._clock.now() - began).total_seconds()
         return self._totals(accepted, conductor, intake, sealer, reason, seconds)
 
-    def _build(self, accepted: Accepted, start: int) -> tuple[Intake, CaptureWriter, Sealer]:
+    def _build(self, accepted: Accepted, start: int) -> tuple[Intake, CaptureWriter, LastingSealer]:
         options = self._options
         cutter = Cutter(
             offset=accepted.offset,
@@ -265,6 +305,8 @@ class Recording:
             cutter=cutter,
             options=options,
             moved=self._moved,
+            resumable=self._source.resumable,
+            awaited=lambda: self._receipts.waiting,
             on_acked=self._captured,
             checkpoint=self._checkpoint,
         )
@@ -279,7 +321,7 @@ class Recording:
             arrived=writer.wake,
             on_step=self._pressure.stepped,
         )
-        sealer = Sealer(
+        sealer = LastingSealer(
             self._commands,
             self._session,
             epoch=accepted.epoch,
@@ -295,23 +337,10 @@ class Recording:
         self._first_index = accepted.next_index
         return intake, writer, sealer
 
-    async def _beside(
-        self, main: Coroutine[None, None, Reason], *others: Coroutine[None, None, None]
-    ) -> Reason:
-        """Run `main` to its end beside tasks that only end by failing."""
-        conducting = asyncio.create_task(main, name="recording")
-        tasks: set[asyncio.Task[Any]] = {conducting, *(asyncio.create_task(other) for other in others)}
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()  # what fails beside the recording ends it
-            return await conducting
-        except Fenced as exc:
-            raise await self._explain(exc) from exc
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _renewed(self, accepted: Accepted) -> None:
+        self._first_index = accepted.next_index
+        if self._spool:
+            await asyncio.to_thread(self._spool.note, accepted.epoch)
 
     def _captured(self, upto: int) -> None:
         self._link.captured = upto
@@ -320,33 +349,6 @@ class Recording:
     def _released(self, upto: int) -> None:
         if self._intake:
             self._intake.release(upto)
-
-    async def _leave(self, epoch: int, offset: int, reason: str) -> None:
-        """Give the session back when recording can't begin; whoever comes next need not wait for a lease."""
-        with contextlib.suppress(LucidError):
-            detach = Detach(epoch=epoch, offset=offset, reason=reason[:500])
-            await self._commands.send(self._session, detach, give_up_after_s=_ASK_S)
-
-    async def _explain(self, fenced: Fenced) -> Fenced:
-        # The fences stand before the event that says why is in the history: ask until it is.
-        reply: BeatReply | None = None
-        deadline = self._clock.now().timestamp() + _ASK_S
-        while self._clock.now().timestamp() < deadline:
-            with contextlib.suppress(StoreUnavailable, AppendUncertain, Fenced):
-                reply = await self._commands.beat(
-                    self._session, epoch=self._link.epoch, offset=self.acked_upto, timeout_s=_ASK_S
-                )
-                if not reply.attached:
-                    break
-            await self._clock.sleep(self._options.retry_first_s)
-        return tell_apart(
-            fenced,
-            reply,
-            self._session,
-            epoch=self._link.epoch,
-            safe=self.acked_upto,
-            read=self._intake.end if self._intake else 0,
-        )
 
     def _frames(self) -> Frames | None:
         return self._source.frames if isinstance(self._source, CountsFrames) else None
@@ -364,7 +366,7 @@ class Recording:
         return Totals(
             session_id=self._session,
             state=str(self.state),
-            epoch=accepted.epoch,
+            epoch=self._link.epoch,
             bytes=conductor.read_bytes,
             sha256=conductor.digest.hexdigest(),
             start_offset=accepted.offset,

@@ -2,7 +2,7 @@
 
 A folder holds, per session, a lock and segments named by the offset they begin at:
 
-    <session>.lock
+    <session>.lock                           its content: the epoch of the recorder that left the segments
     <session>.<offset, 20 digits>.spool      a segment: frames, as `spool_frames.py` draws them
 
 Within a segment each frame begins where the one before ended. A torn or damaged frame ends its
@@ -10,7 +10,6 @@ segment: what is behind it counts as not written. Segments are deleted whole, on
 """
 
 import asyncio
-import fcntl
 import logging
 import math
 import os
@@ -24,12 +23,13 @@ from typing import Literal, Self
 
 from lucid_events.domain.ids import SessionId
 from lucid_events.errors import ConfigError, IntegrityError
+from lucid_events.recorder.spool_files import locked, make_folder, noted, sync_folder, write_note
 from lucid_events.recorder.spool_frames import HEAD_BYTES, MAGIC, Frame, frames, head_of
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 """Unit of deletion. Half doubles the files, twice holds more of a small limit back."""
 FSYNC_INTERVAL_S = 1.0
-"""Between fsyncs under `interval`, while bytes come; half doubles them, twice loses twice as much."""
+"""Between fsyncs under `interval`; half doubles them, twice loses twice as much with the host."""
 
 Fsync = Literal["never", "interval", "always"]
 
@@ -51,12 +51,15 @@ class Spool:
 
     Args:
         folder: where the files are; made when missing.
-        max_bytes: most bytes on disk; `append` refuses beyond.
-        fsync: `always` after each append, `never` leaves it to the system; `interval` with the first
-            append a second after the last fsync, so what came since is on the disk with the next append,
-            `sync` or `close`, however long that takes. Against a killed process all three are safe,
-            against a crashed host the first is.
+        max_bytes: most bytes on disk; `append` takes nothing beyond.
+        fsync: `always` after each append, `never` leaves it to the system; `interval` with an append a
+            second after the last fsync, or with the `sync` that is called when `sync_due_s` has passed:
+            a spool has no clock of its own. Against a killed process all three are safe, against a
+            crashed host the first is, and the last but for what was appended within that second.
         always: spool every byte before it is sent, not only under pressure.
+
+    Attributes:
+        epoch: of the recorder that left what is held; 0 when that is not known.
 
     Raises:
         ConfigError: the folder can't be used, or another process has this session's spool open.
@@ -75,13 +78,16 @@ class Spool:
         self.folder, self.session, self.max_bytes, self.always = folder, session, max_bytes, always
         self._fsync, self._segment_bytes = fsync, segment_bytes
         self._synced_at = 0.0
+        self._unsynced = False
+        self._complained = ""
         self._fd: int | None = None
         self._cursor: tuple[Path, int] | None = None
         self._turn = threading.Lock()
         try:
-            _make_folder(folder, durably=fsync != "never")
-            self._lock = _locked(folder / f"{session}.lock")
+            make_folder(folder, durably=fsync != "never")
+            self._lock = locked(folder / f"{session}.lock")
             try:
+                self.epoch = noted(self._lock)
                 self._segments = self._scan()
             except BaseException:
                 os.close(self._lock)
@@ -137,21 +143,31 @@ class Spool:
         return start < at == self.end
 
     def append(self, offset: int, data: bytes | memoryview) -> bool:
-        """Write `data`, the bytes from `offset` on; False when the disk or the limit has no room for it.
+        """Write `data`, the bytes from `offset` on; False when disk or limit have no room for all of it.
 
-        Bytes that are held already are not written again, so repeating it is harmless. Of what was
-        refused nothing is held.
+        What fits below the limit is held, up to `end`; a disk that fails takes none of it. Bytes that
+        are held already are not written again, so repeating it is harmless.
         """
         with self._turn:
             view = memoryview(data)
             if self._segments and offset < self.end:
                 offset, view = self.end, view[self.end - offset :]
-            return not view or self._write(offset, len(view), view)
+            fits = view[: self._room(offset)]
+            return (not fits or self._write(offset, len(fits), fits)) and len(fits) == len(view)
 
     def append_gap(self, start: int, end: int) -> bool:
         """Write down that the bytes from `start` to `end` are missing; taken even beyond the limit."""
         with self._turn:
             return self._write(start, end - start, None)
+
+    def note(self, epoch: int) -> None:
+        """Write down that what is held is from now on that of `epoch`, whose recorder sends it."""
+        with self._turn:
+            self.epoch = epoch
+            try:
+                write_note(self._lock, epoch, durably=self._fsync != "never")
+            except OSError as exc:
+                self._complain(exc)
 
     def read(self, offset: int) -> Frame:
         """Return the frame that holds `offset`, cut to begin there; reading on in order is quick.
@@ -186,12 +202,19 @@ class Spool:
                     self._close_segment(sync=False)
                 self._segments.pop(0).path.unlink(missing_ok=True)
 
+    @property
+    def sync_due_s(self) -> float | None:
+        """Seconds until `sync` has to be called for what was appended; None while nothing waits for it."""
+        if not self._unsynced or self._fsync != "interval":
+            return None
+        return max(0.0, self._synced_at + FSYNC_INTERVAL_S - time.monotonic())
+
     def sync(self) -> bool:
         """Return when everything appended is on the disk; False when the disk does not take it."""
         with self._turn:
             try:
                 if self._fd is not None:  # those before it were synced when they were closed
-                    os.fsync(self._fd)
+                    self._fsync_now(self._fd)
             except OSError as exc:
                 self._complain(exc)
                 return False
@@ -215,10 +238,8 @@ class Spool:
         if self._lock < 0:
             return False  # closed: a thread that was still on its way comes too late
         length = 0 if data is None else size
-        if data is not None and self.stored_bytes + HEAD_BYTES + length > self.max_bytes:
-            return False
         fd, segment = self._fd, self._segments[-1] if self._segments else None
-        if fd is None or segment is None or segment.end != offset or segment.size >= self._segment_bytes:
+        if fd is None or segment is None or self._begins(offset):
             try:
                 fd, segment = self._new_segment(offset)
             except OSError as exc:
@@ -235,13 +256,29 @@ class Spool:
             return False
         segment.size += HEAD_BYTES + length
         segment.end = offset + size
+        self._complained = ""
         return True
 
+    def _begins(self, offset: int) -> bool:
+        """Return whether a frame at `offset` needs a segment of its own."""
+        last = self._segments[-1] if self._segments else None
+        return self._fd is None or last is None or last.end != offset or last.size >= self._segment_bytes
+
+    def _room(self, offset: int) -> int:
+        """Return how many bytes a frame at `offset` may hold below the limit."""
+        heads = HEAD_BYTES + (len(MAGIC) if self._begins(offset) else 0)
+        return max(0, self.max_bytes - self.stored_bytes - heads)
+
     def _sync_in_time(self, fd: int) -> None:
+        self._unsynced = True
         due_s = {"always": 0.0, "interval": FSYNC_INTERVAL_S, "never": math.inf}[self._fsync]
-        if (now := time.monotonic()) - self._synced_at >= due_s:
-            os.fsync(fd)
-            self._synced_at = now
+        if time.monotonic() - self._synced_at >= due_s:
+            self._fsync_now(fd)
+
+    def _fsync_now(self, fd: int) -> None:
+        self._synced_at = time.monotonic()  # a disk that fails is asked again after the interval, not at once
+        os.fsync(fd)
+        self._unsynced = False
 
     def _take_back(self, fd: int, segment: _Segment) -> None:
         """Cut off a frame that was refused; a segment that can't be cut gets no further one."""
@@ -265,7 +302,7 @@ class Spool:
         try:
             _write_all(fd, MAGIC)
             if self._fsync != "never":
-                _sync_folder(self.folder)  # without its name a synced file is gone with the host
+                sync_folder(self.folder)  # without its name a synced file is gone with the host
         except BaseException:
             with suppress(OSError):
                 os.close(fd)
@@ -280,6 +317,7 @@ class Spool:
         fd, self._fd = self._fd, None
         if fd is None:
             return
+        self._unsynced = False  # whatever comes of it, nobody can sync it later
         try:
             if sync and self._fsync != "never":
                 os.fsync(fd)
@@ -287,7 +325,10 @@ class Spool:
             os.close(fd)
 
     def _complain(self, exc: OSError) -> None:
-        _log.warning("the spool can't be written", extra={"session": self.session, "reason": str(exc)})
+        """Tell once of each trouble: whoever waits for room asks four times a second."""
+        if self._complained != str(exc):
+            self._complained = str(exc)
+            _log.warning("the spool can't be written", extra={"session": self.session, "reason": str(exc)})
 
     def _scan(self) -> list[_Segment]:
         name = re.compile(re.escape(self.session) + r"\.(\d{20})\.spool")
@@ -314,42 +355,6 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def _make_folder(folder: Path, *, durably: bool) -> None:
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in missing if durably else ():
-        _sync_folder(one.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _locked(path: Path) -> int:
-    """Return a descriptor of the lock file at `path`, which nobody else has locked.
-
-    Raises:
-        BlockingIOError: somebody has.
-        OSError: it can't be opened or locked.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed the file since it was opened: then another has the next one.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), path.stat()):
-                    return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 def _close_unwanted(opening: asyncio.Task[Spool]) -> None:

@@ -4,73 +4,42 @@
 
 A piece is *held* until every byte before it is acknowledged too, so that nothing is forgotten
 that may have to be sent again; `window_bytes` bounds what is held.
+
+What was sent and not acknowledged may be in capture, and a recorder can't look. Where that is in the way
+of making room the writer is *stuck*, and goes on as another epoch (`renew`), behind what is salvaged.
 """
 
 import asyncio
-import hashlib
 import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from heapq import merge
 
 from lucid_events.domain.ids import SessionId
-from lucid_events.errors import AppendUncertain, LucidError, StoreFull, StoreUnavailable
+from lucid_events.errors import AppendUncertain, IntegrityError, LucidError, StoreFull, StoreUnavailable
 from lucid_events.ports import CaptureStore, Clock
-from lucid_events.recorder.cutter import Boundary, Cut, Cutter, Reason
+from lucid_events.recorder.cutter import Boundary, Cut, Cutter
 from lucid_events.recorder.intake import Intake, Mark, Missing
 from lucid_events.recorder.options import Acked, Checkpoint, RecorderOptions, ignore_acked, no_checkpoint
+from lucid_events.recorder.pieces import Chunk, Left, Piece, holed, left_below
 from lucid_events.recorder.waiting import Signal, wait_by
 
-
-@dataclass(slots=True, eq=False)
-class Chunk:
-    """A chunk on its way; complete once it has ended and all its pieces are acknowledged."""
-
-    n: int
-    offset: int
-    started_at: datetime
-    ended_at: datetime
-    size: int = 0
-    sha256: str = ""
-    end: Reason | None = None
-    waiting: int = 0
-    first_seq: int = 0
-    last_seq: int = 0
-    """The highest sequence of its pieces."""
-    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    tail: "Piece | None" = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether it can be sealed: the last of its pieces is also the last in the stream."""
-        tail = self.tail
-        return (
-            self.end is not None and not self.waiting and tail is not None and tail.sequence == self.last_seq
-        )
-
-
-@dataclass(slots=True, eq=False)
-class Piece:
-    """One capture message; `sequence` is 0 until it is acknowledged."""
-
-    chunk: Chunk
-    offset: int
-    data: bytes | memoryview
-    sha256: str = ""
-    sequence: int = 0
-    flying: bool = False
-    maybe_stored: bool = False
+__all__ = ["CaptureWriter", "Chunk", "Piece"]
 
 
 class CaptureWriter:
     """Writes `session` as `epoch` from `offset` on; `run` does it, everything else is to look at.
 
+    Args:
+        resumable: the source has its bytes still, so that nothing stored behind a hole is salvaged.
+        awaited: whether chunks sealed before are on their way to be stored, which makes room.
+
     Attributes:
         line: chunks and gaps in order, the oldest first; the sealer takes complete ones off.
         acked_upto: every byte below it is stored.
         refusal: why the last piece was not stored; None once one is again.
+        stuck: it sends nothing, and the sealer has nothing, until `renew` or `go_on` is called.
 
     `moved` is notified whenever one of these changes.
     """
@@ -86,10 +55,13 @@ class CaptureWriter:
         cutter: Cutter,
         options: RecorderOptions,
         moved: Signal,
+        resumable: bool = False,
+        awaited: Callable[[], object] = bool,
         on_acked: Acked = ignore_acked,
         checkpoint: Checkpoint = no_checkpoint,
     ) -> None:
         self._capture, self._clock, self._session, self._epoch = capture, clock, session, epoch
+        self._resumable, self._awaited = resumable, awaited
         self._cutter, self._options, self._on_acked, self._checkpoint = cutter, options, on_acked, checkpoint
         self.acked_upto = offset
         self.line: deque[Chunk | Missing] = deque()
@@ -101,7 +73,8 @@ class CaptureWriter:
         self._leaving: Missing | None = None  # a gap between the intake and the line
         self._last_acked: Piece | None = None
         self._flights: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
+        self._wake, self._freed = asyncio.Event(), asyncio.Event()
+        self.stuck = False
         self._trouble: LucidError | None = None
         self.refusal: LucidError | None = None
         self._full_since: datetime | None = None
@@ -137,15 +110,9 @@ class CaptureWriter:
         yield from merge(
             ((piece.offset, piece.data) for piece in self._held.values()),
             ((gap.start, gap) for gap in gaps),
-            self._gathered(),
+            self._cutter.gathered(),
             key=lambda one: one[0],
         )
-
-    def _gathered(self) -> Iterator[tuple[int, bytes | memoryview]]:
-        at = self._cutter.end - sum(len(block) for block in self._cutter.gathered)
-        for block in self._cutter.gathered:
-            yield at, block
-            at += len(block)
 
     async def run(self, intake: Intake) -> None:
         """Send what `intake` gives, for ever.
@@ -295,7 +262,7 @@ class CaptureWriter:
             del self._held[first.offset]
             self._last_acked = first
             self.held_bytes -= len(first.data)
-            upto = first.offset + len(first.data)
+            upto = first.end
         if not self._held and self.line and isinstance(self.line[-1], Missing):
             upto = max(upto, self.line[-1].end)
         self._look_at(chunk)
@@ -329,7 +296,12 @@ class CaptureWriter:
         if isinstance(self._trouble, StoreFull):
             now = self._clock.now()
             self._full_since = self._full_since or now
-            self._relieve((now - self._full_since).total_seconds())
+            full_s = (now - self._full_since).total_seconds()
+            if not self._relieve(full_s) and self._is_stuck(full_s):
+                self.stuck = True
+                self._freed.clear()
+                self._moved.notify()
+                await self._freed.wait()
         await self._clock.sleep(self._pause_s * random.uniform(0.5, 1.0))
         self._pause_s = min(self._pause_s * 2, self._options.retry_most_s)
         self._trouble = None
@@ -347,35 +319,82 @@ class CaptureWriter:
     def _in_trouble(self) -> bool:
         return self._trouble is not None or self._fatal is not None
 
-    def _relieve(self, full_s: float) -> None:
-        """End the current chunk where capture is full, so that storing it makes room.
+    def _relieve(self, full_s: float) -> bool:
+        """End the current chunk where capture is full, so that storing it makes room; whether it was ended.
 
         Not while other chunks are on their way to be stored, unless that takes long. And only when
         no byte behind that end can be in capture: it would be there as part of two chunks.
         """
         rest, last = list(self._held.values()), self._last_acked
-        if not rest or any(piece.sequence or piece.maybe_stored for piece in rest):
-            return
+        if not rest or any(piece.maybe_there for piece in rest):
+            return False
         chunk = rest[0].chunk
         if last is None or last.chunk is not chunk or last.sequence != chunk.last_seq:
-            return
+            return False
         others = [item for item in self.line if item is not chunk]
         if any(isinstance(item, Missing) for item in others):
-            return
+            return False
         behind = [item for item in others if isinstance(item, Chunk) and item.n > chunk.n]
         if len(behind) < len(others) and full_s < self._options.pressure_cut_after_s:
-            return
-        ended = [(c.offset + c.size, c.end) for c in [chunk, *behind]]
-        self._cutter.restart(
-            n=chunk.n + 1,
-            offset=self.acked_upto,
-            blocks=[piece.data for piece in rest],
-            boundaries=[Boundary(offset, end) for offset, end in ended if end not in (None, "size")],
-        )
+            return False
+        self._restart(chunk.n + 1, self.acked_upto, rest, [chunk, *behind])
         for item in behind:
             self.line.remove(item)
-        self._held.clear()
-        self._chunk, self.held_bytes = None, 0
         chunk.size, chunk.sha256, chunk.tail = self.acked_upto - chunk.offset, last.sha256, last
         chunk.end, chunk.waiting = "pressure", 0
         self._moved.notify()
+        return True
+
+    def _restart(self, n: int, offset: int, rest: Iterable[Piece], ended: Iterable[Chunk]) -> None:
+        """Go back to `offset` and begin chunk `n` there; `rest` are the pieces behind, of chunks `ended`."""
+        self._cutter.restart(
+            n=n,
+            offset=offset,
+            blocks=[memoryview(piece.data)[max(0, offset - piece.offset) :] for piece in rest],
+            boundaries=[Boundary(c.offset + c.size, c.end) for c in ended if c.end not in (None, "size")],
+        )
+        self._held.clear()
+        self._chunk, self.held_bytes = None, 0
+
+    def _is_stuck(self, full_s: float) -> bool:
+        """Return whether bytes of ours may fill capture, and nothing we can do or wait for makes room.
+
+        Not with a gap on its way. And not where bytes are known to be missing before others that may be
+        in capture, unless the source is resumable: the hole would be declared a gap.
+        """
+        chunks, held = [item for item in self.line if isinstance(item, Chunk)], list(self._held.values())
+        if full_s < self._options.pressure_cut_after_s or self._awaited() or len(chunks) < len(self.line):
+            return False
+        ours = any(chunk.first_seq for chunk in chunks) or any(piece.maybe_there for piece in held)
+        return ours and not chunks[0].complete and (self._resumable or not holed(held))
+
+    def go_on(self) -> None:
+        """Try again as before; only where `stuck`."""
+        self._full_since, self.stuck = None, False
+        self._freed.set()
+
+    def renew(self, epoch: int, offset: int) -> list[Left]:
+        """Go on as `epoch` from `offset` on, where what was salvaged of the epoch before ends; where `stuck`.
+
+        Returns what is below it of each chunk that was not sealed.
+
+        Raises:
+            IntegrityError: bytes that were acknowledged are behind it.
+        """
+        if offset < self.acked_upto:
+            raise IntegrityError(
+                f"session {self._session} goes on at {offset}, and bytes up to {self.acked_upto} were stored "
+                "before: the server has lost some. Record on from there, if the source has them still",
+                offset=offset,
+                acked=self.acked_upto,
+            )
+        chunks, held = [item for item in self.line if isinstance(item, Chunk)], list(self._held.values())
+        left = left_below(offset, chunks, [self._last_acked, *(chunk.tail for chunk in chunks), *held])
+        self._restart(0, offset, [piece for piece in held if piece.end > offset], chunks)
+        self.line.clear()
+        self._again.clear()
+        self._epoch, self._last_acked, self._trouble, self.refusal = epoch, None, None, None
+        self._pause_s, self._moved_at = self._options.retry_first_s, self._clock.now()
+        self.go_on()
+        self._advance(offset)
+        return left

@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
@@ -17,7 +18,7 @@ from lucid_events.domain.envelope import Recorded, Stray
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
 from lucid_events.domain.values import MIB
-from lucid_events.errors import NotFound, NotReady
+from lucid_events.errors import NotFound, NotReady, StoreUnavailable
 from lucid_events.handlers.vouching import voucher_of
 from lucid_events.measures import ProcessMeasures
 from lucid_events.playback import FOLLOW_POLL_S, Bytes, Missing, Player
@@ -37,7 +38,11 @@ NOTE_VIEW_S = 10.0
 """How long a viewing waits to be noted: a leader election takes 5 s. Half fails in every election,
 twice keeps a viewer waiting for workers that are not there."""
 
+RETRY_S = 0.5
+"""Between two attempts at a server that is away. Half only asks more often, twice shows in every restart."""
+
 _ENDED = frozenset({State.STOPPED, State.ERROR, State.DESTROYED})
+_log = logging.getLogger(__name__)
 
 
 class Client:
@@ -176,9 +181,10 @@ class Client:
         async with AsyncExitStack() as stack:
             feed = await stack.enter_async_context(self.live.listen(live)) if follow else None
             while True:
-                async for recorded in self.store.replay(filters, after=after, since=since):
-                    after, since = int(recorded.sequence), None
-                    yield recorded
+                async with aclosing(self.store.replay(filters, after=after, since=since)) as stored:
+                    async for recorded in stored:
+                        after, since = int(recorded.sequence), None
+                        yield recorded
                 if feed is None:
                     return
                 try:
@@ -220,18 +226,54 @@ class Client:
 
 @asynccontextmanager
 async def connect(
-    settings: Settings, *, name: str = "lucid-client", measures: ProcessMeasures | None = None
+    settings: Settings,
+    *,
+    name: str = "lucid-client",
+    measures: ProcessMeasures | None = None,
+    wait_s: float = 0.0,
 ) -> AsyncIterator[Client]:
     """Connect to the pipeline that `settings` point to; `measures` is told what is captured here.
 
+    Args:
+        wait_s: how long to ask again while no server answers, or none with a pipeline; a warning says so.
+
     Raises:
-        StoreUnavailable: no server answers.
+        StoreUnavailable: no server answers, or no pipeline was set up on it.
         ConfigError: credentials or context are wrong.
     """
-    async with open_adapters(settings, name=name, measures=measures) as adapters, _compressor() as compressor:
-        client = Client(adapters, compressor)
-        await client.views.refresh()
+    client, opened = await _opened_in_time(settings, name, measures, wait_s)
+    async with opened:
         yield client
+
+
+async def _opened_in_time(
+    settings: Settings, name: str, measures: ProcessMeasures | None, wait_s: float
+) -> tuple[Client, AsyncExitStack]:
+    loop = asyncio.get_running_loop()
+    deadline, level = loop.time() + wait_s, logging.WARNING
+    while True:
+        try:
+            return await _opened(settings, name, measures)
+        except StoreUnavailable as exc:
+            if (left_s := deadline - loop.time()) <= 0:
+                if wait_s:
+                    exc.message = f"{exc.message}; it was waited for, {wait_s:g} s in vain"
+                raise
+            reason = f"{exc.message}; asking again for {wait_s:g} s"
+            _log.log(level, "waiting for the server", extra={"reason": reason})
+            level = logging.DEBUG  # whoever waits was told
+            await asyncio.sleep(min(RETRY_S, left_s))
+
+
+async def _opened(
+    settings: Settings, name: str, measures: ProcessMeasures | None
+) -> tuple[Client, AsyncExitStack]:
+    """Return a client that has seen the pipeline, and what closes it."""
+    async with AsyncExitStack() as stack:
+        adapters = await stack.enter_async_context(open_adapters(settings, name=name, measures=measures))
+        client = Client(adapters, await stack.enter_async_context(_compressor()))
+        await client.views.refresh()
+        return client, stack.pop_all()
 
 
 def default_actor() -> str:

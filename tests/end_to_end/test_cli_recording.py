@@ -1,21 +1,20 @@
-"""`lucid record` and `lucid play` as a person at a terminal uses them, on a running pipeline."""
+"""`lucid record` and `lucid play` of files, pipes and commands, on a running pipeline."""
 
 import hashlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor as Pool
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from asciinema import asciicast
 
 from tests.end_to_end.pipeline import Pipeline
 from tests.end_to_end.processes import Running, lucid, until
@@ -230,106 +229,6 @@ def test_a_second_recorder_waits_or_takes_over(shared: Pipeline) -> None:
     assert play(shared, "taken").endswith(b"the second\n")
 
 
-class Screen:
-    """A terminal with a person before it: what is typed goes in, what is shown is kept."""
-
-    def __init__(self, words: list[str], env: dict[str, str]) -> None:
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            words, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
-        )
-        os.close(slave)
-        os.set_blocking(self.master, False)
-        self.shown = ""
-
-    def look(self) -> str:
-        """Return everything shown so far."""
-        try:
-            while block := os.read(self.master, 65536):
-                self.shown += block.decode(errors="replace")
-        except OSError:
-            pass  # nothing more for now, or the other end has gone
-        return self.shown
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def shows(self, text: str) -> None:
-        until(lambda: text in self.look(), within_s=SHOWN_S, what=f"the screen shows {text!r}: {self.shown}")
-
-
-@contextmanager
-def screen(pipeline: Pipeline, *args: str) -> Iterator[Screen]:
-    """Run a command of ours under a terminal."""
-    made = Screen([*lucid(), *args], {**pipeline.env, "NATS_URL": pipeline.url, "PS1": "$ ", "TERM": "xterm"})
-    try:
-        yield made
-    finally:
-        made.process.kill()
-        made.process.wait()
-        os.close(made.master)
-
-
-def test_a_terminal_is_recorded_without_its_pause(shared: Pipeline, tmp_path: Path) -> None:
-    """Paused output is shown and not recorded, playback time stands still meanwhile, asciinema plays it."""
-    began = time.monotonic()
-    with screen(shared, "record", "terminal", "--tty", "--", "sh") as user:
-        user.shows("$ ")
-        user.type("echo be''fore; printf '\\033[31mr\\303\\266d\\033[0m\\n'\n")
-        user.shows("before\r\n")
-        user.shows("röd")
-        shared.cli("pause", "terminal")
-        until_state(shared, "terminal", "paused")
-        paused = time.monotonic()
-        user.type("echo hid''den\n")
-        user.shows("hidden\r\n")
-        until(lambda: time.monotonic() > paused + 1.5, within_s=SHOWN_S, what="the pause has been long")
-        resuming = time.monotonic()
-        shared.cli("resume", "terminal")
-        until_state(shared, "terminal", "active")
-        resumed = time.monotonic()
-        user.type("echo af''ter\n")
-        user.shows("after\r\n")
-        user.type("exit 7\n")
-        user.shows("recorded terminal")
-        assert user.process.wait(timeout=SHOWN_S) == 7
-    whole_s = time.monotonic() - began
-    path = tmp_path / "terminal.cast"
-    shared.cli("play", "terminal", "-o", str(path))
-    with asciicast.open_from_url(str(path)) as cast:
-        events = list(cast.events())
-        assert cast.version == 2
-    text = "".join(event[2] for event in events if event[1] == "o")
-    assert "before" in text
-    assert "röd" in text
-    assert "after" in text
-    assert "hidden" not in text
-    assert "hid''den" not in text
-    moments = [event[0] for event in events]
-    assert moments == sorted(moments)
-    assert moments[-1] <= whole_s - (resuming - paused)
-    after = next(event[0] for event in events if "af''ter" in event[2] or "after" in event[2])
-    before = max(event[0] for event in events if event[0] < after)
-    assert after - before < (resuming - paused) + (resumed - resuming)
-    assert json.loads(path.read_text().splitlines()[0])["version"] == 2
-
-
-def test_what_is_typed_is_recorded_only_when_asked_for(shared: Pipeline, tmp_path: Path) -> None:
-    """People type passwords: input is in the recording with `--input` and not without."""
-    for session, flags in (("typed", ["--input"]), ("untyped", [])):
-        ask = "stty -echo; echo password:; read x"
-        with screen(shared, "record", session, "--tty", *flags, "--", "sh", "-c", ask) as user:
-            user.shows("password:")
-            user.type("geheim\n")
-            assert user.process.wait(timeout=SHOWN_S) == 0
-        path = tmp_path / session
-        shared.cli("play", session, "-o", str(path))
-        with asciicast.open_from_url(str(path)) as cast:
-            typed = "".join(event[2] for event in cast.events() if event[1] == "i")
-        assert ("geheim" in typed) is bool(flags)
-        assert ("geheim" in path.read_text()) is bool(flags)
-
-
 def test_a_supervisor_is_not_kept_waiting(pipelines: Callable[..., Pipeline]) -> None:
     """With a server that stores nothing more, a SIGTERM ends in its time and says how to go on."""
     pipeline = pipelines()
@@ -369,3 +268,89 @@ def test_a_refused_recording_names_the_way_back(shared: Pipeline, tmp_path: Path
     assert f"lucid record back {source} --recover" in refused.stderr
     again = shared.cli("record", "back", str(source), "--recover", "--codec", "zstd")
     assert "it keeps its owner, label and settings" in again.stderr
+
+
+def test_a_server_that_is_away_at_the_start_is_waited_for(pipelines: Callable[..., Pipeline]) -> None:
+    """The source is not begun meanwhile, so no byte of it is lost, and it is said what is waited for."""
+    pipeline = pipelines()
+    pipeline.kill9()
+    began = pipeline.folder / "began"
+    read, write = os.pipe()
+    piped = pipeline.spawn("record", "piped", "-", "--json", stdin=read)
+    os.close(read)
+    os.write(write, b"the first bytes")
+    os.close(write)
+    program = pipeline.spawn("record", "program", "--json", "--", "sh", "-c", f"echo up; : > {began}")
+    for waiting in (piped, program):
+        until(
+            lambda: "waiting for the server" in waiting.err,  # noqa: B023 - looked at in this turn
+            within_s=SHOWN_S,
+            what="the server is waited for",
+        )
+    assert not began.exists()
+    pipeline.start()
+    assert [piped.wait(), program.wait()] == [0, 0]
+    assert began.exists()
+    assert play(pipeline, "piped") == b"the first bytes"
+    assert play(pipeline, "program") == b"up\n"
+
+
+def test_a_wait_for_the_server_ends_when_told(pipelines: Callable[..., Pipeline]) -> None:
+    """One Ctrl-C, or a supervisor's signal, ends a recording that has not begun, and nothing was read."""
+    pipeline = pipelines()
+    pipeline.kill9()
+    began = pipeline.folder / "began"
+    words = ("--", "sh", "-c", f": > {began}")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        name = f"ended-{number.name}"
+        waiting = pipeline.spawn("record", name, "--json", *words)
+        until(lambda: "waiting for the server" in waiting.err, within_s=SHOWN_S, what="it waits")  # noqa: B023 - as above
+        waiting.signal(number)
+        assert waiting.wait(within_s=SHOWN_S) == 130
+        error = json.loads(waiting.out)["error"]
+        assert error["message"].startswith(f"interrupted: the recording of {name} had not begun")
+        assert (error["code"], error["safe_offset"], error["read_offset"]) == ("interrupted", 0, 0)
+    assert not began.exists()
+
+
+def test_what_was_cut_off_says_what_is_in_the_spool(pipelines: Callable[..., Pipeline], rng: Random) -> None:
+    """Cut off with a spool too small for all of it, each byte is durable, in the spool, or told as lost."""
+    limits = {"LUCID_SPOOL_MAX_MB": "1", "LUCID_SPOOL_AFTER": "0.2", "LUCID_WINDOW_MB": "1"}
+    pipeline = pipelines(env={**limits, "LUCID_LEASE": "30"})
+    data, spool, acked = rng.randbytes(20_000_000), pipeline.folder / "spool", pipeline.folder / "acked"
+    read, write = os.pipe()
+    flags = ("--spool", str(spool), "--acked-file", str(acked), "--json")
+    recording = pipeline.spawn("record", "small", "-", *flags, stdin=read)
+    os.close(read)
+    os.write(write, data[:1000])
+    until(lambda: acked.exists() and "1000" in acked.read_text(), within_s=SHOWN_S, what="bytes are durable")
+    os.kill(pipeline.server_pid, signal.SIGSTOP)
+    try:
+        with Pool(1) as feeder:
+            feeding = feeder.submit(os.write, write, data[1000:])
+            until(lambda: _full(spool), within_s=SHOWN_S, what="the spool is full")
+            for number in (signal.SIGTERM, signal.SIGINT):  # two of one kind may arrive as one
+                recording.signal(number)
+            until(lambda: recording.out, within_s=SHOWN_S, what="it is told")
+            assert recording.wait() == 130
+            with suppress(BrokenPipeError):
+                feeding.result()
+    finally:
+        os.kill(pipeline.server_pid, signal.SIGCONT)
+        os.close(write)
+    error = json.loads(recording.out)["error"]
+    safe, spooled, told = error["safe_offset"], error["spool_offset"], error["read_offset"]
+    assert safe == 1000
+    assert safe < spooled < told
+    assert f"bytes {safe} to {spooled}" in error["message"]
+    assert f"bytes {spooled} to {told}" in error["message"]
+    again = error["again"].split()
+    assert again[:2] == ["lucid", "record"]
+    pipeline.cli(*again[1:])
+    played = play(pipeline, "small")
+    assert len(played) >= spooled  # what the server was sent, and had not confirmed, may be there, too
+    assert played == data[: len(played)]
+
+
+def _full(spool: Path) -> bool:
+    return sum(one.stat().st_size for one in spool.glob("*.spool")) == 1024 * 1024

@@ -1,6 +1,8 @@
 """Files and pipes as sources."""
 
 import asyncio
+import fcntl
+import logging
 import mimetypes
 import os
 import stat
@@ -14,6 +16,7 @@ BLOCK_BYTES = 5 * 256 * 1024
 """Bytes per read of a file. Half shows as overhead per block, twice only as memory."""
 
 _OCTETS = "application/octet-stream"
+_log = logging.getLogger(__name__)
 
 
 def open_source(path: str) -> "FileSource | PipeSource":
@@ -25,6 +28,8 @@ def open_source(path: str) -> "FileSource | PipeSource":
     if path == "-":
         if sys.stdin is None:  # closed: whatever has number 0 by now is something else
             raise ConfigError("standard input is closed: name a file, or give it a pipe", path=path)
+        if fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            raise ConfigError("standard input was opened for writing only: name a file", path=path)
         fd, name, kind = 0, "stdin", _OCTETS
     else:
         fd = _opened(path)
@@ -53,7 +58,11 @@ def _opened(path: str) -> int:
 
 
 class FileSource:
-    """A regular file, from any offset to where it ends now. `start` follows its descriptor."""
+    """A regular file, from any offset to where it ends when that is reached.
+
+    What is appended meanwhile is part of it. A file that becomes shorter ends where it is found to, with
+    a warning; bytes that are changed behind the reader's back are not noticed.
+    """
 
     resumable = True
     exit_code: int | None = None
@@ -72,6 +81,7 @@ class FileSource:
         # A redirected standard input may have been read from already; that place is offset 0.
         self._base = os.lseek(fd, 0, os.SEEK_CUR)
         self._at, self._stopped = 0, False
+        self._sized = os.fstat(fd).st_size > 0  # what the kernel makes up as it is read has no size
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -82,7 +92,16 @@ class FileSource:
             return b""
         block = await asyncio.to_thread(os.pread, self._fd, self._block_bytes, self._base + self._at)
         self._at += len(block)
+        if not block:
+            self._look_for_lost()
         return block
+
+    def _look_for_lost(self) -> None:
+        """Say so when the file is shorter by now than what was read of it: there may have been more."""
+        size = os.fstat(self._fd).st_size - self._base
+        if self._sized and size < self._at:
+            why = f"{self.name} had become shorter ({size} bytes): what was cut off it is not recorded"
+            _log.warning("the file was cut while it was read", extra={"offset": self._at, "reason": why})
 
     async def seek(self, offset: int) -> None:
         """Read from `offset` on.

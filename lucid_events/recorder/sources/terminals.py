@@ -1,7 +1,8 @@
 """A program under a pseudo-terminal as a source, in asciicast v2.
 
 The user's terminal, when there is one, is put into raw mode and passed through; the recording
-begins, pauses and ends without the user's program noticing anything.
+begins, pauses and ends without the user's program noticing anything. When the user's terminal is
+closed, the program is hung up, as it would be without us.
 """
 
 import asyncio
@@ -51,6 +52,7 @@ class TerminalSource:
         wall, monotonic: clocks.
 
     `shown_bytes` counts what the program wrote, recorded or not; `buffered_bytes` wait to be read.
+    `hung_up`: the user's terminal was closed, so the program ended because it was told to.
     """
 
     content_type = asciicast.CONTENT_TYPE
@@ -87,6 +89,7 @@ class TerminalSource:
         self._lines: deque[bytes] = deque()
         self.buffered_bytes = 0
         self.shown_bytes = 0
+        self.hung_up = False
         self._moved = asyncio.Event()
         self._paused_size: tuple[int, int] | None = None
 
@@ -146,17 +149,21 @@ class TerminalSource:
         )
         self._tasks = [self._output]
         if self._user_in is not None:
-            self._tasks.append(
-                asyncio.create_task(
-                    self._pump_input(self._user_in, self._master, self._cast), name="terminal input"
-                )
-            )
+            terminal = os.isatty(self._user_in)  # now: one that is closed is none any more
+            pump = self._pump_input(self._user_in, self._master, self._cast, terminal=terminal)
+            self._tasks.append(asyncio.create_task(pump, name="terminal input"))
         self._raw_mode()
 
     async def read(self) -> bytes:
-        """Return the lines recorded since, waiting for the first; `b""` when the program has gone."""
+        """Return the lines recorded since, waiting for the first; `b""` when the program has gone.
+
+        Raises:
+            OSError: what the program writes can't be read any more.
+        """
         while not self._lines:
             if self._output is None or self._output.done():
+                if self._output and not self._output.cancelled():
+                    self._output.result()
                 if self._child:
                     await self._child.wait()
                 return b""
@@ -238,10 +245,10 @@ class TerminalSource:
                 await self._room(cast)
             self._put(cast.data("o", b"", final=True))
         finally:
-            self._restore_mode()
             self._moved.set()
+            self._restore_mode()
 
-    async def _pump_input(self, user: int, master: int, cast: asciicast.Cast) -> None:
+    async def _pump_input(self, user: int, master: int, cast: asciicast.Cast, *, terminal: bool) -> None:
         waits = descriptors.can_wait(user)
         try:
             while block := (
@@ -254,7 +261,14 @@ class TerminalSource:
                     # The program has what was typed: one Ctrl-C gets through to it even now.
                     self._put(cast.data("i", block))
                     await self._room(cast)
-            await descriptors.write_all(master, END_OF_INPUT)
+            # In raw mode Ctrl-D is a byte like any other: a terminal that ends was closed. Who leads its
+            # session hears that as a signal, everybody else only here.
+            if terminal and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                _log.warning("the terminal is gone, the program is hung up")
+                self.hung_up = True
+                await self.stop()
+            else:
+                await descriptors.write_all(master, END_OF_INPUT)
         except OSError:
             return  # the program has gone; its output says so too
 
@@ -289,8 +303,9 @@ class TerminalSource:
 
     def _restore_mode(self) -> None:
         if self._saved is not None and self._user_in is not None:
-            termios.tcsetattr(self._user_in, termios.TCSADRAIN, self._saved)
-            self._saved = None
+            saved, self._saved = self._saved, None
+            with contextlib.suppress(termios.error):  # a terminal that is gone wants nothing back
+                termios.tcsetattr(self._user_in, termios.TCSADRAIN, saved)
             with contextlib.suppress(RuntimeError, ValueError):
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGWINCH)
 

@@ -1,14 +1,17 @@
 """How the command line builds its settings and speaks about them."""
 
+import ast
 import asyncio
 import errno
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
-from lucid_events.cli import running
+from lucid_events.cli import app, main, running
 from lucid_events.cli.exits import INTERRUPTED, exit_code
 from lucid_events.config import NOT_USED
 from lucid_events.errors import NotFound, StoreUnavailable
@@ -42,6 +45,33 @@ def test_a_command_keeps_quiet_about_it(
     monkeypatch.setenv(name, "scheme://user:secret@host")
     running.settings()
     assert capsys.readouterr().err == ""
+
+
+def _options(command: Any) -> set[str]:
+    found = {name for one in command.params for name in one.opts}
+    return found.union(*(_options(one) for one in getattr(command, "commands", {}).values()))
+
+
+def test_a_wrong_option_is_named_as_it_is_called(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What an error tells to change can be typed."""
+    monkeypatch.setattr("sys.argv", ["lucid", "chunks", "sweep", "--grace", "-1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--grace=-1.0 from the command line" in capfd.readouterr().err
+
+
+def test_every_setting_given_on_the_command_line_has_an_option() -> None:
+    """Whatever a command hands to `settings` is named by an option that `lucid` has."""
+    given: set[str] = set()
+    for path in Path(running.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "settings":
+                given |= {one.arg for one in node.keywords if one.arg}
+    names = {running.OPTIONS.get(one, "--" + one) for one in given - {"service", "http"}}
+    assert {"--server", "--grace", "--spool", "--data"} <= names <= _options(typer.main.get_command(app))
 
 
 def test_a_broken_pipe_is_success_only_for_what_is_read(capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,12 @@ NEVER_S = 60.0
 def ended_by(*numbers: signal.Signals, within_s: float) -> tuple[int, bool]:
     """Return how often a recording that never ends was asked to stop, and whether a time was over."""
     asked: list[int] = []
-    stopper = StopOnSignal(lambda: asked.append(1), "", within_s=within_s)
+
+    def stop() -> bool:
+        asked.append(1)
+        return True
+
+    stopper = StopOnSignal(stop, "", within_s=within_s)
 
     async def main() -> None:
         with stopper:
@@ -42,7 +47,7 @@ def test_a_second_signal_ends_at_once() -> None:
 
 def test_a_terminal_may_wait() -> None:
     """After one Ctrl-C no clock runs: the person at the keys decides."""
-    stopper = StopOnSignal(lambda: None, "", within_s=0.05)
+    stopper = StopOnSignal(lambda: True, "", within_s=0.05)
 
     async def main() -> None:
         with stopper:
@@ -52,4 +57,20 @@ def test_a_terminal_may_wait() -> None:
                     await asyncio.Event().wait()
 
     asyncio.run(main())
+    assert not stopper.late
+
+
+def test_what_has_not_begun_ends_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """While there is nothing to end in order the first signal ends, and says nothing of an orderly end."""
+    stopper = StopOnSignal(lambda: False, "stopping", within_s=NEVER_S)
+
+    async def main() -> None:
+        with stopper:
+            os.kill(os.getpid(), signal.SIGINT)
+            async with asyncio.timeout(NEVER_S):
+                await asyncio.Event().wait()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert capfd.readouterr().err == ""
     assert not stopper.late

@@ -1,6 +1,7 @@
 """What the command line says to people, where the wire has another word or none."""
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lucid_events.cli import app, operations, running
 from lucid_events.cli.audit_bundles import files_among
 from lucid_events.cli.output import counted
 from lucid_events.cli.playing import _opened, _writing
+from lucid_events.cli.projections import _differing
 from lucid_events.cli.recording import open_words
 from lucid_events.domain.transitions import Trigger
 from lucid_events.errors import CommandRejected, ConfigError
@@ -106,3 +108,20 @@ def test_a_played_file_that_can_not_be_written_leaves_nothing(tmp_path: Path) ->
 def test_numbers_and_their_nouns_agree() -> None:
     """One session is one session."""
     assert [counted(n, "session") for n in (0, 1, 2)] == ["0 sessions", "1 session", "2 sessions"]
+
+
+COUNTING = ("audit_bundles", "operations", "projections", "retention", "sessions")
+NOUNS = "chunk|event|file|object|orphan|session|view"
+
+
+@pytest.mark.parametrize("module", COUNTING)
+def test_a_number_has_its_noun_in_the_right_number(module: str) -> None:
+    """Where a command counts, one is told as one."""
+    text = Path(running.__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+    assert re.findall(rf"\{{[^{{}}]*\}} (?:{NOUNS})s\b", text) == []
+
+
+def test_one_view_differs_and_two_differ() -> None:
+    """The sentence fits its number."""
+    told = [_differing(count) for count in (0, 1, 2)]
+    assert [one.split(" from ")[0] for one in told] == ["0 views differ", "1 view differs", "2 views differ"]

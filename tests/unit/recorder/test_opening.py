@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from lucid_events.domain import commands as cmd
 from lucid_events.errors import CommandRejected
-from tests.unit.recorder.rig import FAST, Bytes, Service, finished
+from tests.unit.recorder.rig import FAST, Bytes, Service, eventually, finished
 
 
 @pytest.mark.parametrize("recover", [True, False])
@@ -58,3 +58,25 @@ def test_a_session_that_is_about_to_stop_is_waited_for() -> None:
             assert (await running).state == "stopped"
 
     asyncio.run(scenario())
+
+
+def test_a_service_that_does_not_answer_is_told_to_be_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody stands before a recorder that says nothing: the log has what is waited for, once."""
+    monkeypatch.setattr("lucid_events.recorder.opening._TELL_AFTER_S", 0.05)
+
+    async def scenario() -> None:
+        service = Service()
+        source = Bytes([b"bytes"])
+        running = asyncio.create_task(finished(service.recording(source)))
+        await eventually(lambda: caplog.records)
+        assert not running.done()
+        assert source.reads == 0
+        async with service.running():
+            await running
+        assert service.played() == b"bytes"
+
+    asyncio.run(scenario())
+    (told,) = [record for record in caplog.records if record.getMessage() == "waiting for an answer"]
+    assert (getattr(told, "command", ""), getattr(told, "session", "")) == ("create", "s1")

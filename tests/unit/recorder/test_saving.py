@@ -107,7 +107,7 @@ def test_bytes_without_a_spool_are_told_lost(caplog: pytest.LogCaptureFixture) -
 def test_bytes_that_a_full_spool_refuses_are_told_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error begins where the spool ends, and counts the block that was read and not put yet."""
+    """What fits is kept, the error begins behind it and counts the block that was read and not put yet."""
 
     async def scenario() -> None:
         async with Service(MemoryServer(max_payload=4096)).running() as service:
@@ -127,10 +127,11 @@ def test_bytes_that_a_full_spool_refuses_are_told_lost(
             await asyncio.gather(running, return_exceptions=True)
             (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
             lost = (getattr(told, "offset", None), getattr(told, "bytes", None))
-            assert lost == (1000, (source.reads - 1) * 1000)
+            assert recording.read_upto == source.reads * 1000
+            assert lost == (recording.kept_upto, recording.read_upto - recording.kept_upto)
 
     asyncio.run(scenario())
-    assert _left(tmp_path) == b"x" * 1000
+    assert _left(tmp_path) == b"x" * (1100 - len(MAGIC) - 2 * HEAD_BYTES)
 
 
 def _gapped(spool: Spool, *, held: Held = lambda: (), stalled_s: Callable[[], float] = lambda: 0.0) -> Intake:
@@ -170,7 +171,8 @@ def test_a_gap_that_grows_while_it_spools_leaves_no_hole(tmp_path: Path, saved: 
     """What goes on on disk goes on behind the gap, although more was dropped since it was written down."""
 
     async def scenario() -> None:
-        spool, still_s = Spool(tmp_path, SID, max_bytes=len(MAGIC) + 4 * HEAD_BYTES + 150), [0.0]
+        full = len(MAGIC) + 2 * HEAD_BYTES + 100
+        spool, still_s = Spool(tmp_path, SID, max_bytes=full), [0.0]
         intake = _gapped(spool, stalled_s=lambda: still_s[0])
         await intake.put(b"a" * 100)
         await intake.put(b"b" * 100)
@@ -179,6 +181,7 @@ def test_a_gap_that_grows_while_it_spools_leaves_no_hole(tmp_path: Path, saved: 
         assert (intake.step, spool.end) == ("spooling", 200)
         if saved:
             assert (intake.save(), spool.end) == (600, 600)
+        spool.max_bytes = MUCH
         await intake.put(b"d" * 50)
         assert spool.covers(0)
         assert [spool.read(at).data for at in (0, 100, 200, 600)] == [b"a" * 100, None, None, b"d" * 50]
@@ -212,7 +215,8 @@ def test_a_gap_that_is_not_declared_is_saved_too(
             await eventually(lambda: recording.taken_upto == 100)
             intake = recording._intake
             assert intake is not None
-            intake._drop(100)
+            intake.in_hand = b"b" * 100
+            intake._drop()
             intake._arrived()
             await eventually(lambda: intake.position == 200 and (hashed.is_set() or not hashing))
             running.cancel()

@@ -59,6 +59,42 @@ def test_a_file_is_read_from_any_offset(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_file_that_is_cut_while_it_is_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a file loses before it is read can't be recorded: the log says so, and only then."""
+    path = tmp_path / "file"
+
+    async def scenario(upto: int) -> bytes:
+        path.write_bytes(b"x" * 1000)
+        source = FileSource(os.open(path, os.O_RDONLY), name="file", block_bytes=400)
+        first = await source.read()
+        os.truncate(path, upto)
+        rest = await everything(source)
+        await source.close()
+        return first + rest
+
+    assert asyncio.run(scenario(100)) == b"x" * 400
+    assert [record.getMessage() for record in caplog.records] == ["the file was cut while it was read"]
+    caplog.clear()
+    assert asyncio.run(scenario(1000)) == b"x" * 1000
+    made_up = open_source("/proc/self/status")
+    assert b"Name:" in asyncio.run(everything(made_up))
+    assert not caplog.records
+
+
+def test_standard_input_that_can_not_be_read_is_no_source() -> None:
+    """A descriptor opened for writing only is refused before anything starts."""
+    kept = os.dup(0)
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 0)
+        with pytest.raises(ConfigError, match="writing only"):
+            open_source("-")
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
 def test_a_missing_file_is_named() -> None:
     """A path that can't be read is an error before anything starts."""
     with pytest.raises(ConfigError, match="nowhere"):

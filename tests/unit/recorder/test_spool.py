@@ -1,75 +1,17 @@
-"""The spool: what it holds after a crash, and what it costs."""
+"""The spool: what it holds after a crash, whose it is, and where its limit is."""
 
 import asyncio
-import errno
 import fcntl
-import os
 import random
-import resource
-import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
-from lucid_events.domain import events as ev
-from lucid_events.errors import ConfigError, IntegrityError, StoreUnavailable
-from lucid_events.memory import MemoryServer
-from lucid_events.recorder import NoSource, Spool
-from lucid_events.recorder.spool import Fsync
-from tests.unit.recorder.rig import FAST, SID, Bytes, Service, eventually, finished
-
-MIB = 1024 * 1024
-
-
-def spool(
-    folder: Path,
-    *,
-    max_bytes: int = 64 * MIB,
-    segment_bytes: int = MIB,
-    always: bool = False,
-    fsync: Fsync = "never",
-) -> Spool:
-    """Open the test session's spool."""
-    return Spool(folder, SID, max_bytes=max_bytes, segment_bytes=segment_bytes, always=always, fsync=fsync)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Have the system refuse what makes a file larger, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-class Disk:
-    """`os.fsync` of a disk that can be told to fail; keeps what was synced, by inode."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.synced: list[int] = []
-        self.broken = False
-        monkeypatch.setattr(os, "fsync", self._fsync)
-
-    def _fsync(self, descriptor: int) -> None:
-        if self.broken:
-            raise OSError(errno.EIO, "broken")
-        self.synced.append(os.fstat(descriptor).st_ino)
-
-
-def contents(spool: Spool, start: int) -> bytes:
-    """Read to the end, gaps as dashes."""
-    parts = []
-    while start < spool.end:
-        frame = spool.read(start)
-        parts.append(frame.data if frame.data is not None else b"-" * frame.size)
-        start = frame.end
-    return b"".join(parts)
+from lucid_events.errors import ConfigError, IntegrityError
+from lucid_events.recorder import Spool
+from tests.unit.recorder.rig import SID, eventually
+from tests.unit.recorder.spools import MIB, contents, held_after, spool
 
 
 def test_what_was_appended_is_there_after_a_crash(tmp_path: Path) -> None:
@@ -137,6 +79,21 @@ def test_the_limit_holds_and_release_makes_room(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_fits_below_the_limit_is_held(tmp_path: Path, rng: random.Random) -> None:
+    """Of what is beyond the limit the beginning is held, to the last byte that there is room for."""
+    data = rng.randbytes(10_000)
+    limit = 3000
+    held = spool(tmp_path, max_bytes=limit, segment_bytes=500)
+    offset = 0
+    while held.append(offset, data[offset : offset + (size := rng.randrange(1, 300))]):
+        offset += size
+        assert held.stored_bytes <= limit
+    assert offset < held.end < offset + size
+    assert held.stored_bytes == limit
+    assert not held.append(offset, data[offset : offset + size])
+    assert held_after(held, tmp_path) == data[: held.end]
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     """A spool in use can't be opened again."""
     held = spool(tmp_path)
@@ -144,6 +101,26 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         spool(tmp_path)
     held.close()
     spool(tmp_path).close()
+
+
+@pytest.mark.parametrize("torn", [b"", b"1", b"x\n", b"\n"])
+def test_a_spool_knows_whose_bytes_it_holds(tmp_path: Path, torn: bytes) -> None:
+    """The epoch of who left it is there as long as bytes are; what is no number is not known."""
+    held = spool(tmp_path)
+    assert held.epoch == 0
+    held.note(11)
+    held.note(2)
+    held.append(0, b"bytes")
+    held.close()
+    again = spool(tmp_path)
+    assert again.epoch == 2
+    again.close()
+    (tmp_path / f"{SID}.lock").write_bytes(torn)
+    unknown = spool(tmp_path)
+    assert unknown.epoch == 0
+    unknown.release(5)
+    unknown.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gap_is_kept_as_a_gap(tmp_path: Path) -> None:
@@ -158,78 +135,6 @@ def test_a_gap_is_kept_as_a_gap(tmp_path: Path) -> None:
     assert contents(again, 0) == b"ab--------cd"
     assert again.read(2).data is None
     again.close()
-
-
-def held_after(first: Spool, folder: Path) -> bytes:
-    """Return what the next recorder finds when the one of `first` ends now."""
-    first.close()
-    again = spool(folder)
-    try:
-        return contents(again, again.start)
-    finally:
-        again.close()
-
-
-@pytest.mark.parametrize("room", [0, 4])
-def test_a_segment_that_can_not_begin_is_refused(tmp_path: Path, room: int) -> None:
-    """A disk without room for a segment's head says so, and what is taken afterwards is held."""
-    held = spool(tmp_path, segment_bytes=50)
-    assert held.append(0, b"a" * 50)
-    with files_of_at_most(room):
-        assert not held.append(50, b"b" * 50)
-    assert (held.end, len(list(tmp_path.glob("*.spool")))) == (50, 1)
-    assert held.append(50, b"b" * 50)
-    assert held_after(held, tmp_path) == b"a" * 50 + b"b" * 50
-
-
-def test_a_segment_that_can_not_be_opened_is_refused(tmp_path: Path) -> None:
-    """Whatever stands where a segment belongs, append returns False, and takes the bytes once it is gone."""
-    held = spool(tmp_path)
-    in_the_way = tmp_path / f"{SID}.{0:020d}.spool"
-    in_the_way.mkdir()
-    assert not held.append(0, b"bytes")
-    in_the_way.rmdir()
-    assert held.append(0, b"bytes")
-    assert held_after(held, tmp_path) == b"bytes"
-
-
-def test_a_frame_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
-    """A frame the disk took a part of is cut off, and the next one stands in its place."""
-    held = spool(tmp_path)
-    assert held.append(0, b"first ")
-    with files_of_at_most(held.stored_bytes + 25):
-        assert not held.append(6, b"second" * 10)
-    assert held.append(6, b"second")
-    assert held_after(held, tmp_path) == b"first second"
-
-
-def test_a_frame_that_can_not_be_cut_off_ends_its_segment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where even cutting fails, what comes next goes to another segment and not behind the remains."""
-
-    def refuse(_fd: int, _size: int) -> None:
-        raise OSError(errno.EIO, "broken")
-
-    held = spool(tmp_path)
-    assert held.append(0, b"first ")
-    with monkeypatch.context() as broken, files_of_at_most(held.stored_bytes + 25):
-        broken.setattr(os, "ftruncate", refuse)
-        assert not held.append(6, b"second" * 10)
-    assert held.append(6, b"second")
-    assert held_after(held, tmp_path) == b"first second"
-
-
-def test_what_can_not_be_synced_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under `always` bytes that a crash may take were not taken; neither `sync` nor `close` breaks off."""
-    disk = Disk(monkeypatch)
-    held = spool(tmp_path, fsync="always")
-    assert held.append(0, b"first ")
-    disk.broken = True
-    assert not held.append(6, b"second")
-    assert not held.sync()
-    assert held.end == 6
-    assert held_after(held, tmp_path) == b"first "
 
 
 def test_a_length_that_is_damaged_ends_its_segment(tmp_path: Path) -> None:
@@ -248,43 +153,6 @@ def test_a_length_that_is_damaged_ends_its_segment(tmp_path: Path) -> None:
         assert (again.end, contents(again, 0)) == (4, b"good")
         again.release(4)
         again.close()
-
-
-def test_the_name_of_a_segment_is_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crashed host forgets files whose folder was not synced; folders made on the way are no exception."""
-    disk = Disk(monkeypatch)
-    folder = tmp_path / "made" / "here"
-    held = spool(folder, fsync="always")
-    assert set(disk.synced) == {tmp_path.stat().st_ino, folder.parent.stat().st_ino}
-    for offset, expected in ((0, True), (10, False)):
-        disk.synced.clear()
-        assert held.append(offset, b"x" * 10)
-        assert (folder.stat().st_ino in disk.synced) is expected
-    held.close()
-    disk.synced.clear()
-    unsynced = spool(tmp_path / "never", fsync="never")
-    unsynced.append(0, b"x")
-    unsynced.close()
-    assert disk.synced == []
-
-
-def test_a_sync_ends_before_its_file_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever closes meanwhile waits: the descriptor would be nobody's, or soon another file's."""
-    held = spool(tmp_path)
-    held.append(0, b"bytes")
-    closing = threading.Thread(target=held.close)
-    synced: list[int] = []
-
-    def fsync(descriptor: int) -> None:
-        closing.start()
-        closing.join(timeout=0.2)  # it has not ended after any time; without the lock it has at once
-        synced.append(os.fstat(descriptor).st_ino)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    assert held.sync()
-    closing.join()
-    assert len(synced) == 1
-    assert held.sync()
 
 
 def test_a_lock_file_that_was_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,109 +213,3 @@ def test_opening_keeps_nobody_waiting(tmp_path: Path, wanted: bool) -> None:
 
     asyncio.run(scenario())
     spool(tmp_path).close()
-
-
-def test_an_outage_goes_through_the_spool(tmp_path: Path, rng: random.Random) -> None:
-    """While the server is away the source is read into the spool; on return all is stored, in order."""
-    data = rng.randbytes(300_000)
-
-    async def scenario() -> None:
-        async with Service(MemoryServer(max_payload=4096)).running() as service:
-            held = spool(tmp_path)
-            service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000)
-            blocks = [data[i : i + 3000] for i in range(0, len(data), 3000)]
-            source = Bytes(blocks)
-            options = replace(FAST, read_ahead_bytes=8192, window_bytes=8192)
-            recording = service.recording(source, options=options, spool=held, chunk_bytes=32_768)
-            running = asyncio.create_task(finished(recording))
-            await eventually(lambda: source.reads == len(blocks) + 1)
-            assert recording.step == "spooling"
-            assert held.end == len(data)
-            service.server.faults.fail_next("capture", times=0)
-            service.server.faults._ordered["capture"].clear()
-            await running
-            assert service.played() == data
-            steps = [e.step for e in await service.events() if isinstance(e, ev.RecorderSlowed)]
-            assert steps[-2:] == ["spooling", "flowing"]
-
-    asyncio.run(scenario())
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("always", [True, False])
-def test_a_killed_recorder_leaves_its_bytes_to_the_next(
-    tmp_path: Path, rng: random.Random, always: bool
-) -> None:
-    """What a recorder could not send is drained by the next one on the same spool, exactly once."""
-    data = rng.randbytes(100_000)
-
-    async def scenario() -> None:
-        async with Service(MemoryServer(max_payload=4096)).running() as service:
-            service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000, skip=10)
-            source = Bytes([data[i : i + 3000] for i in range(0, len(data), 3000)], ends=False)
-            options = replace(FAST, read_ahead_bytes=8192, window_bytes=8192)
-            held = spool(tmp_path / "killed", always=always)
-            recording = service.recording(source, options=options, spool=held, chunk_bytes=32_768)
-            running = asyncio.create_task(finished(recording))
-            await eventually(lambda: held.end == len(data))
-            # The disk as a kill at this moment leaves it: nothing is tidied up any more.
-            await asyncio.to_thread(shutil.copytree, tmp_path / "killed", tmp_path / "left")
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            service.server.faults._ordered["capture"].clear()
-            totals = await finished(
-                service.recording(NoSource(), spool=spool(tmp_path / "left"), chunk_bytes=32_768)
-            )
-            assert service.played() == data
-            assert totals.start_offset > 0
-            assert totals.bytes == 0
-
-    asyncio.run(scenario())
-
-
-def test_a_pipe_goes_on_behind_a_spool_that_covers_it(tmp_path: Path) -> None:
-    """Bytes of the earlier recorder come out of the spool, then those of the new pipe: no gap between."""
-
-    async def scenario() -> None:
-        async with Service().running() as service:
-            first = Bytes([b"first "], ends=False)
-            recording = service.recording(first, spool=spool(tmp_path, always=True))
-            service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000)
-            running = asyncio.create_task(finished(recording))
-            await eventually(lambda: first.reads == 1)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            service.server.faults._ordered["capture"].clear()
-            await finished(service.recording(Bytes([b"second"]), spool=spool(tmp_path)))
-            assert service.played() == b"first second"
-
-    asyncio.run(scenario())
-
-
-def test_a_gap_is_declared_only_when_allowed(tmp_path: Path, rng: random.Random) -> None:
-    """With the policy set, bytes beyond memory and spool are dropped, declared, and the rest is intact."""
-    data = rng.randbytes(200_000)
-
-    async def scenario() -> None:
-        async with Service(MemoryServer(max_payload=4096)).running() as service:
-            service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000)
-            blocks = [data[i : i + 1000] for i in range(0, len(data), 1000)]
-            source = Bytes(blocks, ends=False)
-            options = replace(FAST, read_ahead_bytes=8192, window_bytes=8192, gap_after_s=0.05)
-            recording = service.recording(source, options=options)
-            running = asyncio.create_task(finished(recording))
-            await eventually(lambda: source.reads == len(blocks))
-            service.server.faults._ordered["capture"].clear()
-            await eventually(lambda: recording.acked_upto == len(data))
-            source.give(b"the end")
-            source.give(b"")
-            totals = await running
-            assert totals.gaps == 1
-            gaps = [e for e in await service.events() if isinstance(e, ev.GapDeclared)]
-            sealed = await service.sealed()
-            played = {s.offset: service.stored[s.index] for s in sealed}
-            whole = data + b"the end"
-            assert all(whole[offset : offset + len(part)] == part for offset, part in played.items())
-            assert sum(map(len, played.values())) + gaps[0].end - gaps[0].start == len(whole)
-
-    asyncio.run(scenario())

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -11,8 +12,11 @@ from lucid_events.errors import (
     CommandRejected,
     ConfigError,
     Fenced,
+    IntegrityError,
+    StoreUnavailable,
 )
 from tests.unit.recorder.rig import FAST, PATIENCE_S, SID, Bytes, Service, eventually, finished
+from tests.unit.recorder.spools import spool
 
 
 def test_takeover_fences_the_other_recorder() -> None:
@@ -31,6 +35,9 @@ def test_takeover_fences_the_other_recorder() -> None:
                 await running
             assert caught.value.fields["owner"] == 2
             assert "took over" in caught.value.message
+            safe = caught.value.fields["safe_offset"]
+            assert isinstance(safe, int)
+            assert safe <= len(b"first")  # the other's bytes are not ours
             assert totals.epoch == 2
             assert service.played().endswith(b"second")
             assert b"first".startswith(service.played()[: totals.start_offset])
@@ -111,3 +118,73 @@ def test_a_resumable_source_goes_on_where_capture_ends(rng: random.Random) -> No
             assert totals.start_offset > 9_000
 
     asyncio.run(scenario())
+
+
+async def left_spooling(service: Service, folder: Path, *, given: bytes = b"first") -> None:
+    """Leave `given` in the spool of a recorder that was cut off before any of it was stored."""
+    service.server.faults.fail_next("capture", StoreUnavailable("away"), times=100_000)
+    source = Bytes([given], ends=False)
+    running = asyncio.create_task(finished(service.recording(source, spool=spool(folder))))
+    await eventually(lambda: source.reads == 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    service.server.faults._ordered["capture"].clear()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_spool_is_not_sent_behind_another_recorders_bytes(tmp_path: Path, written: bool) -> None:
+    """Bytes left in a spool while somebody else recorded belong nowhere; one that wrote none is no matter."""
+
+    async def scenario() -> None:
+        async with Service().running() as service:
+            await left_spooling(service, tmp_path, given=b"the first recorder's")
+            other = Bytes([b"other"] if written else [])
+            takeover = replace(FAST, recorder="r2", takeover=True, append=True)
+            await finished(service.recording(other, options=takeover))
+            again = replace(FAST, recover=True, append=True)
+            recording = service.recording(Bytes([b" goes on"]), options=again, spool=spool(tmp_path))
+            if written:
+                with pytest.raises(IntegrityError, match="another recorder has written into session s1"):
+                    await finished(recording)
+                assert service.played() == b"other"
+            else:
+                await finished(recording)
+                assert service.played() == b"the first recorder's goes on"
+
+    asyncio.run(scenario())
+    kept = spool(tmp_path)
+    assert (kept.end == len(b"the first recorder's")) is written  # nothing of it is thrown away
+    kept.close()
+
+
+def test_a_spool_of_a_role_that_may_not_read_is_sent_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody can tell who wrote since, the log says so; recorder after recorder needs no telling."""
+
+    async def scenario() -> None:
+        async with Service().running() as service:
+            await left_spooling(service, tmp_path)
+            await service.ask(cmd.Attach(recorder="r2", takeover=True))
+            recording = service.recording(
+                Bytes([b" last"]),
+                options=replace(FAST, takeover=True),
+                spool=spool(tmp_path),
+                history=False,
+            )
+            await finished(recording)
+            assert service.played() == b"first last"
+
+    asyncio.run(scenario())
+    assert "the spool may be out of date" in [record.getMessage() for record in caplog.records]
+    caplog.clear()
+
+    async def in_turn() -> None:
+        async with Service().running() as service:
+            await left_spooling(service, tmp_path / "in-turn")
+            held = spool(tmp_path / "in-turn")
+            await finished(service.recording(Bytes([b" last"]), spool=held, history=False))
+            assert service.played() == b"first last"
+
+    asyncio.run(in_turn())
+    assert "the spool may be out of date" not in [record.getMessage() for record in caplog.records]

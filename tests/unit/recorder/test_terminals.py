@@ -1,11 +1,14 @@
 """Terminals: real pseudo-terminals, real programs, and asciicast files that play."""
 
 import asyncio
+import errno
 import json
 import os
 import pty
+import signal
 import sys
 import termios
+from collections.abc import Callable
 
 import pytest
 
@@ -309,5 +312,76 @@ def test_a_terminal_is_not_recorded_on() -> None:
     async def scenario() -> None:
         with pytest.raises(ConfigError, match="new session"):
             await TerminalSource(["true"]).seek(10)
+
+    asyncio.run(scenario())
+
+
+def closed_terminal(
+    source_of: Callable[[int], TerminalSource], *, until: bytes
+) -> tuple[TerminalSource, str]:
+    """Record a program whose user closes the terminal once it has said `until`; return what is recorded."""
+
+    async def scenario() -> tuple[TerminalSource, str]:
+        master, slave = pty.openpty()
+        source = source_of(slave)
+        await source.start()
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while until not in b"".join(parts):
+                    parts.append(await source.read())
+                os.close(master)
+                while block := await source.read():
+                    parts.append(block)
+        finally:
+            await source.close()
+            os.close(slave)
+        return source, output(parsed(b"".join(parts))[1])
+
+    return asyncio.run(scenario())
+
+
+HEARS = "trap 'echo heard; exit 9' HUP; echo u''p; while :; do sleep 0.05; done"
+
+
+def test_a_closed_terminal_hangs_its_program_up() -> None:
+    """The program is told as a closed terminal tells it, and its last words are recorded."""
+    source, said = closed_terminal(
+        lambda user: TerminalSource(["sh", "-c", HEARS], user_in=user, user_out=user, env=ENV), until=b"up"
+    )
+    assert said.startswith("up\r\n")
+    assert said.endswith("heard\r\n")
+    assert (source.exit_code, source.hung_up) == (9, True)
+
+
+def test_who_ignores_a_hang_up_records_on() -> None:
+    """Where we were told to outlive the terminal, its program does too; its input has ended."""
+    script = "trap 'echo heard; exit 9' HUP; echo u''p; cat; sleep 0.05; echo on"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        source, said = closed_terminal(
+            lambda user: TerminalSource(["sh", "-c", script], user_in=user, user_out=user, env=ENV),
+            until=b"up",
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert said == "up\r\non\r\n"
+    assert (source.exit_code, source.hung_up) == (0, False)
+
+
+def test_a_terminal_that_can_not_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program writes is not taken for all of it when reading it fails."""
+
+    async def fail(fd: int, limit: int = 0, *, terminal: bool = False) -> bytes:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async def scenario() -> None:
+        source = TerminalSource(["sleep", "600"], env=ENV)
+        monkeypatch.setattr(descriptors, "read_ready", fail)
+        await source.start()
+        assert await source.read()  # the header
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            await source.read()
+        await source.close()
 
     asyncio.run(scenario())
