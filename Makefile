@@ -49,10 +49,10 @@ $(INSTALLED_BENCH): $(INSTALLED)
 	@$(PIP_INSTALL) -e '.[bench]'
 	@touch $@
 
-demo: $(INSTALLED) ## Record, store, play back and verify one session on an embedded server
+demo: $(INSTALLED) ## Record, store, play back and verify three sessions on an embedded server
 	@$(BIN)/lucid demo
 
-test: $(INSTALLED) ## Unit, contract, integration and end-to-end tests
+test: $(INSTALLED) ## Unit, contract, integration, Faust and end-to-end tests: a quarter of an hour
 	@$(BIN)/pytest -q -m "not chaos" $(XDIST) --session-timeout=$(TEST_SECONDS) $(PYTEST_ARGS) tests
 
 unit: $(INSTALLED) ## The quick path: tests that need no server

@@ -17,7 +17,8 @@
     ├── IntegrityError       a digest, a size or a sequence does not match: a person looks
     └── ConfigError          a setting or the topology is wrong: fix it before any work
 
-The module imports nothing. Messages are for people and say what to do; code reads the fields.
+The module imports nothing. Messages are for people and say what to do; code reads the fields. `STATUSES`
+is the one table of which error is answered with which status, over HTTP and over NATS.
 """
 
 
@@ -130,3 +131,45 @@ class ConfigError(LucidError):
     """A setting or the topology is wrong; raised before any work."""
 
     code = "config"
+
+
+STATUSES: dict[type[LucidError], int] = {
+    LucidError: 500,
+    CommandRejected: 409,
+    CommandExpired: 409,
+    AccessDenied: 403,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    ContractError: 422,
+    VersionConflict: 409,
+    StoreUnavailable: 503,
+    StoreFull: 503,
+    NotReady: 503,
+    AppendUncertain: 503,
+    Fenced: 409,
+    IntegrityError: 500,
+    ConfigError: 500,
+}
+"""Status of an answer that is an error: of HTTP, and in the error headers of a NATS service.
+
+500 is ours to mend, 503 may come out differently soon, anything else is the asker's. A test fails when an
+error has no row.
+"""
+
+REASON_STATUSES: dict[str, int] = {
+    "internal": 500,
+    "invalid": 422,
+    "too_many_sessions": 429,
+    "version_mismatch": 412,
+}
+"""What the answer to a command said, where it decides more than the class of the error."""
+
+
+def status_of(error: LucidError) -> int:
+    """Return the status of `error`: by what the rules said, else by the nearest class with a row."""
+    if isinstance(error, CommandRejected):
+        reason = str(error.fields.get("reason") or error.code)
+        if reason in REASON_STATUSES:
+            return REASON_STATUSES[reason]
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)

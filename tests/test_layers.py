@@ -6,6 +6,7 @@ The rules themselves are in `.importlinter`; here they are run, shown to bite, a
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ROOT / ".importlinter"
+LAYOUT = ROOT / "docs" / "layout.md"
 PACKAGE = ROOT / "lucid_events"
 LINT_TIMEOUT_S = 60
 
@@ -66,6 +68,18 @@ def test_every_module_is_in_exactly_one_ring() -> None:
     assert len(placed) == len(set(placed)), "a module is in two rings"
     homeless = _modules(PACKAGE) - set(placed)
     assert not homeless, f"in no ring of {CONTRACTS.name}: {', '.join(sorted(homeless))}"
+
+
+def test_the_map_of_the_package_is_that_of_the_rings() -> None:
+    """`docs/layout.md` has every module in its ring, outermost first, and names no other."""
+    shown: dict[int, set[str]] = {}
+    for ring, path in re.findall(
+        r"^\| (\d+) \| `lucid_events/([^`]+)` \|", LAYOUT.read_text(encoding="utf-8"), re.M
+    ):
+        shown.setdefault(int(ring), set()).add(path.rstrip("/").removesuffix(".py"))
+        assert (PACKAGE / path).is_dir() if path.endswith("/") else (PACKAGE / path).is_file(), path
+    assert list(shown) == sorted(shown)
+    assert list(shown.values()) == _rings()
 
 
 def test_every_ring_but_its_own_guards_the_faust_driver() -> None:

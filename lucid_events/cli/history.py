@@ -119,7 +119,7 @@ def show_event(recorded: Recorded | Stray, json: bool) -> None:
     details = " ".join(
         f"{name}={_short(value)}" for name, value in body.items() if value not in ("", None, {}, [])
     )
-    out.print(f"{place}  {recorded.type}  {recorded.actor}  {details}", markup=False)
+    out.print(f"{place}  {recorded.type}  {printable(recorded.actor)}  {details}", markup=False)
 
 
 def _short(value: object) -> str:

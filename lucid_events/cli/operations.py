@@ -10,7 +10,7 @@ import typer
 from msgspec.structs import replace
 
 from lucid_events.cli.collecting import collect_rarely
-from lucid_events.cli.output import err, out, print_json, table
+from lucid_events.cli.output import counted, err, out, print_json, table
 from lucid_events.cli.running import Json, Server, run, settings
 from lucid_events.config import Service, Settings, masked
 from lucid_events.errors import ConfigError, StoreUnavailable
@@ -201,7 +201,7 @@ def schemas_export(
         written = land(folder)
     except OSError as exc:
         raise ConfigError(f"can't write to {folder}: {exc.strerror}") from exc
-    out.print(f"{len(written)} files in {folder}")
+    out.print(f"{counted(len(written), 'file')} in {folder}")
 
 
 def stop_event() -> asyncio.Event:

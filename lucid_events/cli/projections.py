@@ -102,7 +102,7 @@ def compare(generation: Generation, server: Server = None, json: Json = False) -
     if json:
         print_json(found)
     else:
-        out.print(f"{found.sessions} sessions: {found.different} views differ from the live ones")
+        out.print(f"{counted(found.sessions, 'session')}: {_differing(found.different)}")
         _name(found.differences)
     if not found.same:
         raise typer.Exit(DIFFERS)
@@ -164,11 +164,15 @@ def _tell(report: "RebuildReport", json: bool) -> None:
     else:
         out.print(
             f"{counted(report.events, 'event')}, {counted(report.sessions, 'session')}, "
-            f"{report.seconds:.2f} s: {len(report.differences)} views differ from the live ones"
+            f"{report.seconds:.2f} s: {_differing(len(report.differences))}"
         )
         _name(report.differences)
     if report.differences:
         raise typer.Exit(DIFFERS)
+
+
+def _differing(views: int) -> str:
+    return f"{counted(views, 'view')} {'differs' if views == 1 else 'differ'} from the live ones"
 
 
 def _tell_live(live: "Live", json: bool) -> None:

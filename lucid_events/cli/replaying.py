@@ -10,7 +10,7 @@ import typer
 
 from lucid_events.cli.history import known_kind, parse_bound, show_event
 from lucid_events.cli.keypress import QUIT, Keys, keyboard
-from lucid_events.cli.output import counted, err, out, print_json
+from lucid_events.cli.output import counted, err, out, print_json, printable
 from lucid_events.cli.running import Json, Server, run, settings
 from lucid_events.domain.envelope import Recorded, Stray
 from lucid_events.domain.ids import SessionId, session_id
@@ -25,7 +25,7 @@ DISAGREES = 7
 
 STEP = "step"
 SILENCE_S = 5.0
-"""Longest pause of a replay that is not explained. Half speaks between ordinary events; twice seems to hang."""
+"""Longest pause of a replay that is not explained. Half speaks between ordinary events, twice looks hung."""
 
 
 def register(app: typer.Typer) -> None:
@@ -242,6 +242,6 @@ def _tell(found: "Agreement", json: bool) -> None:
         return
     for one in found.disagreements:
         what = f"{one.sequence} {one.type}".strip()
-        out.print(f"{one.session_id}  {what}  {one.kind}: {one.reason}", markup=False)
+        out.print(printable(f"{one.session_id}  {what}  {one.kind}: {one.reason}"), markup=False)
     if found.differ > len(found.disagreements):
         out.print(f"{found.session_id}: {found.differ - len(found.disagreements)} more", markup=False)

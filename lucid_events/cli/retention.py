@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lucid_events.cli.output import err, moment, out, print_json, printable, size, table
+from lucid_events.cli.output import counted, err, moment, out, print_json, printable, size, table
 from lucid_events.cli.running import Json, Server, SessionArgument, run, settings
 from lucid_events.domain.ids import session_id
 from lucid_events.domain.retention import Outlook, Step, in_words
@@ -80,7 +80,7 @@ def due(
     ]
     kept = "metadata kept till" if metadata else "bytes kept till"
     out.print(table("", ("session", "state", "ended", kept, "stored", "next"), rows))
-    err.print(f"{len(found)} sessions")
+    err.print(counted(len(found), "session"))
 
 
 def erased_in_words(erasure: Erasure) -> str:
@@ -91,9 +91,10 @@ def erased_in_words(erasure: Erasure) -> str:
         by += f", proposed at {moment(proposal.at)} (event {proposal.version})"
     else:
         by = f"asked for by {erasure.actor}" + (f": {erasure.reason}" if erasure.reason else "")
+    by = printable(by)
     if erasure.completed_at is None:
         return f"erasing begun at {moment(erasure.started_at)} {by}; not completed"
-    gone = f"{erasure.objects} objects, {size(erasure.stored_bytes)}"
+    gone = f"{counted(erasure.objects, 'object')}, {size(erasure.stored_bytes)}"
     return f"erased at {moment(erasure.completed_at)} {by}; {gone}"
 
 
@@ -112,7 +113,7 @@ def _rows(outlook: Outlook) -> dict[str, str]:
         "session": f"{outlook.session_id}, {outlook.state}",
         "policy": in_words(outlook.retention, outlook.source),
         "ended": moment(outlook.ended_at),
-        "bytes": f"{payload}: {outlook.chunks} chunks, {size(outlook.stored_bytes)} stored",
+        "bytes": f"{payload}: {counted(outlook.chunks, 'chunk')}, {size(outlook.stored_bytes)} stored",
         "metadata": metadata,
         "hashes and events": "for good",
         "holds": holds or "none",

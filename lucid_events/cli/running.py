@@ -46,6 +46,9 @@ ChunkBytes = Annotated[
     ),
 ]
 
+OPTIONS: Final = {"nats_url": "--server", "sweep_grace_s": "--grace"}
+"""Options that are called otherwise than the setting they set."""
+
 COMMANDS: Final = {"start_complete": "record", "error": "fail"}
 """What a person calls a trigger that has another name on the wire."""
 
@@ -71,7 +74,7 @@ def settings(
         http: the HTTP services it will run, whose settings have to fit together.
         flags: path of a setting -> value of an option, None when it was not given.
     """
-    made = config.load_settings(os.environ, file=_config_file, flags=flags, services=http)
+    made = config.load_settings(os.environ, file=_config_file, flags=flags, options=OPTIONS, services=http)
     given = config.given(os.environ, _config_file, "log_level")
     quiet = "DEBUG" if made.debug else made.log_level if service else "WARNING"
     logs.set_up(made.log_level if given else quiet, as_json=made.log_json)
@@ -123,25 +126,28 @@ def first_of(group: BaseExceptionGroup[BaseException], kind: type[LucidError]) -
 
 
 def fail(error: LucidError, *, json: bool = False) -> NoReturn:
-    """Say what is wrong and what to do, and end with the error's status."""
-    allowed = cast("Iterable[object]", error.fields.get("allowed") or ())
-    if json:
-        print_json(
-            {
-                "error": {
-                    "code": error.code,
-                    "message": error.message,
-                    "allowed": allowed,
-                    "retry": error.retry,
-                }
-            }
-        )
-    else:
-        err.print(f"[bold red]error[/] ({error.code}): ", end="")
-        err.print(error.message, markup=False)
-        if verbs := commands_of(allowed):
-            err.print(f"allowed now: {', '.join(verbs)}", markup=False)
+    """Say what is wrong and what to do, and end with the error's status, whether or not anybody hears it."""
+    try:
+        _tell(error, json=json)
+    except OSError:
+        forget_reader()
     raise typer.Exit(exit_code(error))
+
+
+def _tell(error: LucidError, *, json: bool) -> None:
+    allowed = cast("Iterable[object]", error.fields.get("allowed") or ())
+    again = error.fields.get("again")
+    if json:
+        said = {"code": error.code, "message": error.message, "allowed": allowed, "retry": error.retry}
+        more = {name: error.fields[name] for name in ("safe_offset", "again") if name in error.fields}
+        print_json({"error": {**said, **more}})
+        return
+    err.print(f"[bold red]error[/] ({error.code}): ", end="")
+    err.print(error.message, markup=False)
+    if verbs := commands_of(allowed):
+        err.print(f"allowed now: {', '.join(verbs)}", markup=False)
+    if again:
+        err.print(f"go on with: {again}", markup=False)
 
 
 def commands_of(triggers: Iterable[object]) -> list[str]:

@@ -75,5 +75,7 @@ def gateway() -> ModuleType:
     try:
         import lucid_events.gateway as package
     except ModuleNotFoundError as exc:
-        raise ConfigError(f"no {exc.name}: pip install 'lucid_events[http]' to serve HTTP") from exc
+        raise ConfigError(
+            f"serving HTTP needs {exc.name}: run pip install -e '.[http]' in the checkout"
+        ) from exc
     return package

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from typer.core import TyperGroup
 
-from lucid_events.cli.output import err, moment, out, print_json, printable, size, table
+from lucid_events.cli.output import counted, err, moment, out, print_json, printable, size, table
 from lucid_events.cli.running import Json, Server, SessionArgument, run, settings
 from lucid_events.domain.ids import session_id
 from lucid_events.domain.transitions import ERASING, State
@@ -123,9 +123,9 @@ def status_table(view: LiveStatus, *, as_of: bool = False) -> Table:
         "label": view.label or "–",
         "recorder": recorder_of(view),
         **({} if as_of else {"captured": captured_of(view)}),
-        "sealed": f"{size(view.sealed_offset)} in {view.chunks.sealed} chunks",
-        "ready": f"{size(view.raw_bytes)} in {view.chunks.ready} chunks",
-        "failed": f"{view.chunks.failed_count} chunks",
+        "sealed": f"{size(view.sealed_offset)} in {counted(view.chunks.sealed, 'chunk')}",
+        "ready": f"{size(view.raw_bytes)} in {counted(view.chunks.ready, 'chunk')}",
+        "failed": counted(view.chunks.failed_count, "chunk"),
         "stored": f"{size(view.stored_bytes)}, ratio {view.ratio:.2f}" if view.ratio else "nothing",
         "gaps": f"{view.gap_count} ({size(view.gap_bytes)})",
         "holds": ", ".join(f"{name} ({why})" if why else name for name, why in view.holds.items()) or "none",
@@ -285,4 +285,4 @@ def chunks_sweep(
     rows = [(orphan.nuid, orphan.pieces, orphan.newest) for orphan in orphans]
     out.print(table("", ("object", "pieces", "newest piece"), rows))
     verb = "would be removed" if dry_run else "removed"
-    out.print(f"{len(orphans)} orphans {verb}")
+    out.print(f"{counted(len(orphans), 'orphan')} {verb}")

@@ -46,6 +46,7 @@ def load_settings(
     *,
     file: Path | None = None,
     flags: Mapping[str, object] | None = None,
+    options: Mapping[str, str] | None = None,
     services: Sequence[Service] = (),
 ) -> Settings:
     """Return the settings, later sources over earlier ones: defaults, `file`, `environ`, `flags`.
@@ -54,6 +55,8 @@ def load_settings(
         environ: variables; an empty one counts as unset.
         file: TOML; groups are tables.
         flags: path of a setting (`nats_url`, `http.host`) -> value; None counts as not given.
+        options: path of a setting -> the option of the command line that sets it; `--` and the last part
+            of the path where none is named.
         services: HTTP services that this process is about to run; what they can't run with is
             refused as well.
 
@@ -61,7 +64,7 @@ def load_settings(
         ConfigError: with every problem at once: the name, the value, its source, what is allowed.
     """
     problems: list[str] = []
-    given = _collect(environ, file, flags or {}, problems)
+    given = _collect(environ, file, flags or {}, problems, options)
     values: dict[str, Any] = {}
     for field in fields():
         if (one := given.get(field.name)) is not None:
@@ -113,7 +116,11 @@ def idle_settings(environ: Mapping[str, str], file: Path | None) -> list[str]:
 
 
 def _collect(
-    environ: Mapping[str, str], file: Path | None, flags: Mapping[str, object], problems: list[str]
+    environ: Mapping[str, str],
+    file: Path | None,
+    flags: Mapping[str, object],
+    problems: list[str],
+    options: Mapping[str, str] | None = None,
 ) -> dict[str, _Given]:
     known = fields()
     names = {field.name for field in known}
@@ -130,7 +137,7 @@ def _collect(
             found[field.name] = _Given(text, name, "the environment")
     for path, value in flags.items():
         if value is not None:
-            found[path] = _Given(value, _flag(path), "the command line")
+            found[path] = _Given(value, (options or {}).get(path, _option(path)), "the command line")
     problems += [
         f"{one.name}: no such setting in {one.source}" for path, one in found.items() if path not in names
     ]
@@ -146,7 +153,7 @@ def _flattened(table: Mapping[str, object], names: set[str], under: str = "") ->
             yield path, value
 
 
-def _flag(path: str) -> str:
+def _option(path: str) -> str:
     return "--" + path.rpartition(".")[2].replace("_", "-")
 
 

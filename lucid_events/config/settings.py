@@ -147,9 +147,15 @@ class Settings(Group, frozen=True, kw_only=True):
         ),
     ] = 512
     replicas: Annotated[int, setting("LUCID_REPLICAS", "replicas of streams that allow it", ge=1, le=5)] = 1
-    sync: Annotated[str, setting("LUCID_SYNC", "embedded server: `always`, or an interval such as `2m`")] = (
-        "always"
-    )
+    sync: Annotated[
+        str,
+        setting(
+            "LUCID_SYNC",
+            "embedded server: when it writes to the disk",
+            allowed="always, or an interval such as 500ms, 10s, 2m, 1h",
+            pattern="^(always|[1-9][0-9]*(ms|s|m|h))$",
+        ),
+    ] = "always"
     log_level: Annotated[
         str,
         setting(

@@ -44,7 +44,8 @@ class Stage(Answer, frozen=True, kw_only=True):
 class PipelineStatus(Answer, frozen=True, kw_only=True):
     """Everything about one session; `history` holds its newest transitions.
 
-    `accepted_offset` is where pushed bytes go on, known only to the process that takes them.
+    `accepted_offset` is where an upload would begin now, `durable_offset` up to where every byte is stored
+    whatever happens; both are None where another process records, or nobody does.
     """
 
     session_id: str
@@ -63,6 +64,7 @@ class PipelineStatus(Answer, frozen=True, kw_only=True):
     metadata: Mapping[str, str]
     recorder: AttachedRecorder | None
     accepted_offset: int | None
+    durable_offset: int | None
     sealed_offset: int
     ready_offset: int
     chunks: int
@@ -87,7 +89,11 @@ class ActivePipeline(Answer, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ServiceStatus(Answer, frozen=True, kw_only=True):
-    """What a pipeline manager looks after; `truncated` when there is more than it lists."""
+    """What a pipeline manager looks after; `truncated` when there is more than it lists.
+
+    `total_pipelines` is exact unless `truncated`, then the least there are. `unreadable` are sessions that
+    are counted and not listed, because their view is damaged or gone, with the reason.
+    """
 
     service: str
     status: str
@@ -95,6 +101,7 @@ class ServiceStatus(Answer, frozen=True, kw_only=True):
     active_pipelines: dict[str, ActivePipeline]
     total_pipelines: int
     truncated: bool
+    unreadable: Mapping[str, str]
     config: dict[str, Any]
 
 
@@ -199,7 +206,7 @@ class RecordingStopped(Answer, frozen=True, kw_only=True):
 
 
 class Recording(Answer, frozen=True, kw_only=True):
-    """One recording."""
+    """One recording; `accepted_offset` and `durable_offset` as of a session."""
 
     session_id: str
     owner_address: str
@@ -213,6 +220,7 @@ class Recording(Answer, frozen=True, kw_only=True):
     source: str
     content_type: str
     accepted_offset: int | None
+    durable_offset: int | None
     error_message: str | None
     position: int
 
@@ -268,7 +276,7 @@ class CompressionStats(Answer, frozen=True, kw_only=True):
 
 
 class RecorderStatus(Answer, frozen=True, kw_only=True):
-    """What a session recorder looks after; `truncated` when there is more than it lists."""
+    """What a session recorder looks after; as of a pipeline manager, with `total_recordings`."""
 
     service: str
     status: str
@@ -276,6 +284,7 @@ class RecorderStatus(Answer, frozen=True, kw_only=True):
     active_recordings: list[PipelineEntry]
     total_recordings: int
     truncated: bool
+    unreadable: Mapping[str, str]
     recorded_here: list[str]
     chunk_statistics: ChunkStatistics
     compression_statistics: CompressionStats

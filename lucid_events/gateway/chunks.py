@@ -56,7 +56,7 @@ class Chunks(Controller):
 
     @get(
         "/{sid:str}/{index:int}",
-        responses={**octets("The chunk."), **failures(404, 416, 500)},
+        responses={**octets("The chunk."), **failures(404, 416)},
     )
     async def chunk(
         self, request: AnyRequest, sid: Sid, index: Index, stored: Stored = False

@@ -38,10 +38,10 @@ _WHY = {
     416: "The range begins behind the end.",
     422: "The request does not fit.",
     429: "Too many sessions are open.",
-    500: "Stored bytes are not those the history names.",
+    500: "Stored bytes are not those the history names, or the service or its server is not set up right.",
     503: "The store can't be reached, or the service is about to end; try again.",
 }
-_EVERYWHERE = (401, 403, 422, 503)
+_EVERYWHERE = (401, 403, 422, 500, 503)
 _HEADERS: Mapping[str, OpenAPIHeader] = {
     name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=what, required=required)
     for name, what, required in (

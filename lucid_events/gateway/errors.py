@@ -1,4 +1,4 @@
-"""One table: which error is answered with which status and which code, and the body of every error.
+"""Which error is answered with which code, and the body of every error; the statuses are in `errors.py`.
 
 `Lucid` codes are those the services have always had; what they can't tell apart is in `details.reason`.
 A test fails when an error of the tree has no row.
@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException
 
 from lucid_events import __version__, codec, errors
 from lucid_events.domain.transitions import Trigger
-from lucid_events.errors import LucidError
+from lucid_events.errors import LucidError, status_of
 
 NOT_FOUND = "LUCID_ERR_3001"
 INVALID = "LUCID_ERR_3002"
@@ -34,31 +34,30 @@ RETRY_AFTER_S = 1
 """Told with every answer that may come out differently soon."""
 FALLBACK_SERVICE = "lucid_events"
 
-ROWS: dict[type[LucidError], tuple[int, str]] = {
-    errors.LucidError: (500, PIPELINE),
-    errors.CommandRejected: (409, PIPELINE),
-    errors.CommandExpired: (409, PIPELINE),
-    errors.NotFound: (404, NOT_FOUND),
-    errors.ContractError: (422, INVALID),
-    errors.VersionConflict: (409, PIPELINE),
-    errors.StoreUnavailable: (503, STORAGE),
-    errors.StoreFull: (503, STORAGE),
-    errors.NotReady: (503, STORAGE),
-    errors.AppendUncertain: (503, STORAGE),
-    errors.Fenced: (409, NOT_STARTED),
-    errors.IntegrityError: (500, STORAGE),
-    errors.ConfigError: (422, INVALID),
-    errors.AccessDenied: (403, FORBIDDEN),
-    errors.Unauthenticated: (401, UNAUTHENTICATED),
-    errors.Forbidden: (403, FORBIDDEN),
+CODES: dict[type[LucidError], str] = {
+    errors.LucidError: PIPELINE,
+    errors.CommandRejected: PIPELINE,
+    errors.CommandExpired: PIPELINE,
+    errors.NotFound: NOT_FOUND,
+    errors.ContractError: INVALID,
+    errors.VersionConflict: PIPELINE,
+    errors.StoreUnavailable: STORAGE,
+    errors.StoreFull: STORAGE,
+    errors.NotReady: STORAGE,
+    errors.AppendUncertain: STORAGE,
+    errors.Fenced: NOT_STARTED,
+    errors.IntegrityError: STORAGE,
+    errors.ConfigError: STORAGE,
+    errors.AccessDenied: FORBIDDEN,
+    errors.Unauthenticated: UNAUTHENTICATED,
+    errors.Forbidden: FORBIDDEN,
 }
 
-REASONS: dict[str, tuple[int, str]] = {
-    "exists": (409, EXISTS),
-    "not_active": (409, NOT_STARTED),
-    "version_mismatch": (412, PIPELINE),
-    "invalid": (422, INVALID),
-    "too_many_sessions": (429, RATE_LIMIT),
+REASON_CODES: dict[str, str] = {
+    "exists": EXISTS,
+    "not_active": NOT_STARTED,
+    "invalid": INVALID,
+    "too_many_sessions": RATE_LIMIT,
 }
 """What the rules said, where it decides more than the class of the error."""
 
@@ -136,19 +135,26 @@ class HttpError(Exception):
         self.headers, self.details = dict(headers or {}), details
 
 
-def status_of(error: LucidError) -> tuple[int, str]:
-    """Return status and code of `error`: by what the rules said, else by the nearest class with a row."""
+class Unrecordable(HttpError):
+    """What was asked for can't be recorded here, a program or a screen; `field` is where it was asked for."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(422, "unrecordable", message, field=field)
+
+
+def code_of(error: LucidError) -> str:
+    """Return the code of `error`: by what the rules said, else by the nearest class with a row."""
     reason = str(error.fields.get("reason") or error.code)
-    if isinstance(error, errors.CommandRejected) and reason in REASONS:
-        return REASONS[reason]
+    if isinstance(error, errors.CommandRejected) and reason in REASON_CODES:
+        return REASON_CODES[reason]
     if isinstance(error, errors.NotFound) and error.fields.get("index") is not None:
-        return 404, CHUNK_NOT_FOUND
-    return next(ROWS[kind] for kind in type(error).__mro__ if kind in ROWS)
+        return CHUNK_NOT_FOUND
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 
 def answer_lucid_error(request: Request[Any, Any, Any], error: LucidError) -> Response[ErrorAnswer]:
-    """Answer an error of the package by the table."""
-    status, code = status_of(error)
+    """Answer an error of the package by the tables; what is ours to mend is logged."""
+    status, code = status_of(error), code_of(error)
     fields = {name: value for name in _DETAILS if (value := error.fields.get(name)) not in (None, ())}
     safe = fields.pop("safe_offset", None)
     fields.setdefault("offset", safe) if safe is not None else None
@@ -161,7 +167,8 @@ def answer_lucid_error(request: Request[Any, Any, Any], error: LucidError) -> Re
     )
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if status >= 500:
-        _log.warning("not done", extra={"code": error.code, "reason": error.message})
+        level = logging.WARNING if error.retry else logging.ERROR
+        _log.log(level, "not done", extra={"code": error.code, "reason": error.message})
     return _answer(request, status, code, error.message, details, headers=headers)
 
 

@@ -12,7 +12,7 @@ from lucid_events.gateway.bodies import AnyRequest
 from lucid_events.gateway.chunk_answers import statistics_of
 from lucid_events.gateway.context import Gateway, gateway_of
 from lucid_events.gateway.documenting import failures
-from lucid_events.gateway.statuses import open_views, service_status
+from lucid_events.gateway.statuses import open_sessions, service_status
 from lucid_events.projections.index import entry_of
 
 
@@ -26,18 +26,19 @@ async def pipeline_service_status(request: AnyRequest) -> answers.ServiceStatus:
 async def recorder_service_status(request: AnyRequest) -> answers.RecorderStatus:
     """Tell every recording that is not over, and what was compressed."""
     gateway = gateway_of(request)
-    views, more = await open_views(gateway)
-    recordings = [answers.entry_of(entry) for view in views if (entry := entry_of(view))]
-    hosted = [found for view in views if (found := gateway.recorders.find(view.session_id))]
+    sessions = await open_sessions(gateway)
+    recordings = [answers.entry_of(entry) for view in sessions.views if (entry := entry_of(view))]
+    hosted = [found for view in sessions.views if (found := gateway.recorders.find(view.session_id))]
     return answers.RecorderStatus(
         service=gateway.name,
         status="running",
         version=__version__,
         active_recordings=recordings,
-        total_recordings=len(recordings),
-        truncated=more,
+        total_recordings=sessions.total,
+        truncated=sessions.truncated,
+        unreadable=sessions.unreadable,
         recorded_here=[one.session for one in hosted],
-        chunk_statistics=statistics_of(*views),
+        chunk_statistics=statistics_of(*sessions.views),
         compression_statistics=_compression(gateway),
     )
 

@@ -30,8 +30,9 @@ from lucid_events.gateway.context import (
     noting,
 )
 from lucid_events.gateway.documenting import OCTETS, CommandBody, also, failures, octets
+from lucid_events.gateway.errors import Unrecordable
 from lucid_events.gateway.paging import cursor, place
-from lucid_events.gateway.statuses import error_of
+from lucid_events.gateway.statuses import error_of, offsets_of
 from lucid_events.gateway.streams import answer_media, head_media
 from lucid_events.gateway.transitions import erase, reached
 from lucid_events.playback import Contents
@@ -88,6 +89,8 @@ class Recordings(Controller):
         except LucidError as exc:
             # Nobody else will record it: better an error with its reason than a session that waits.
             await _give_up(request, session, exc)
+            if isinstance(exc, ConfigError) and "command" in exc.fields:  # it is the program that fails
+                raise Unrecordable(exc.message, field="command") from exc
             raise
         view = await gateway.client.status(session, min_version=started.version)
         version = view.position.sequence
@@ -187,7 +190,7 @@ class Recordings(Controller):
 
     @get(
         "/{sid:str}/media",
-        responses={**octets("The recording."), **failures(404, 416, 500)},
+        responses={**octets("The recording."), **failures(404, 416)},
     )
     async def media(self, request: AnyRequest, sid: Sid) -> Response[Any]:
         """Play a recording, whole or by `Range`; only the chunks that hold the range are read."""
@@ -230,18 +233,21 @@ async def _source(gateway: Gateway, asked: StartRecording) -> Source | None:
     """Return what produces the bytes; None when they are pushed.
 
     Raises:
-        ConfigError: a program that the operator did not allow, or an unfit encoder.
+        Unrecordable: a program that the operator did not allow, or a screen that no encoder takes.
     """
     if asked.source == "push":
         return None
     if asked.source == "screen":
         from lucid_events.recorder.sources.screen import open_screen  # noqa: PLC0415 - needs an encoder
 
-        return await open_screen(gateway.settings.screen)
+        try:
+            return await open_screen(gateway.settings.screen)
+        except ConfigError as exc:
+            raise Unrecordable(exc.message, field="source") from exc
     allowed = gateway.settings.http.commands
     if not asked.command or asked.command[0] not in allowed:
         named = repr(asked.command[0]) if asked.command else "no program"
-        raise ConfigError(
+        raise Unrecordable(
             f"{named} may not be run here: LUCID_RECORDING_COMMANDS allows {', '.join(allowed) or 'none'}",
             field="command",
         )
@@ -249,7 +255,7 @@ async def _source(gateway: Gateway, asked: StartRecording) -> Source | None:
 
 
 def _recording(gateway: Gateway, view: StatusView) -> answers.Recording:
-    hosted = gateway.recorders.find(view.session_id)
+    offsets = offsets_of(gateway, view.session_id)
     return answers.Recording(
         session_id=view.session_id,
         owner_address=view.owner,
@@ -262,7 +268,8 @@ def _recording(gateway: Gateway, view: StatusView) -> answers.Recording:
         chunk_statistics=statistics_of(view),
         source=view.source,
         content_type=view.content_type,
-        accepted_offset=hosted.recording.acked_upto if hosted else None,
+        accepted_offset=offsets.accepted,
+        durable_offset=offsets.durable,
         error_message=error_of(view),
         position=view.position.sequence,
     )

@@ -16,7 +16,7 @@ class RetentionOfPipelines(Controller):
     path = "/pipelines"
     tags = ["retention"]
 
-    @get("/{sid:str}/retention", responses=failures(404, 500))
+    @get("/{sid:str}/retention", responses=failures(404))
     async def explain(self, request: AnyRequest, sid: Sid) -> Outlook:
         """Say which policy a session is kept by, what is kept till when, and what happens next."""
         return await Outlooks(gateway_of(request).client).explain(session_id(sid))

@@ -1,11 +1,14 @@
 """Views as the services answer with them: one session, all open ones, the stages they go through."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from lucid_events import __version__
 from lucid_events.config import masked
 from lucid_events.domain.ids import SessionId
 from lucid_events.domain.transitions import State
+from lucid_events.errors import ContractError, NotFound
 from lucid_events.gateway import answers
 from lucid_events.gateway.context import Gateway
 from lucid_events.gateway.metrics import stage_metrics
@@ -27,9 +30,32 @@ READS = 32
 """Views read at once for one answer."""
 
 
+class OpenSessions(NamedTuple):
+    """The sessions that are not over: at most `MAX_PAGE` of each state, `truncated` when there are more.
+
+    `unreadable` are those that have no view which can be told, with the reason.
+    """
+
+    views: list[StatusView]
+    unreadable: Mapping[str, str]
+    truncated: bool
+
+    @property
+    def total(self) -> int:
+        """How many they are; when `truncated`, at least so many."""
+        return len(self.views) + len(self.unreadable)
+
+
+class Offsets(NamedTuple):
+    """Where a session's next byte goes, and up to where its bytes are stored; None where others record it."""
+
+    accepted: int | None
+    durable: int | None
+
+
 def pipeline_status(gateway: Gateway, view: StatusView) -> answers.PipelineStatus:
     """Return what is told about a session."""
-    hosted = gateway.recorders.find(SessionId(view.session_id))
+    offsets = offsets_of(gateway, view.session_id)
     return answers.PipelineStatus(
         session_id=view.session_id,
         pipeline_id=answers.pipeline_id(view.session_id),
@@ -46,7 +72,8 @@ def pipeline_status(gateway: Gateway, view: StatusView) -> answers.PipelineStatu
         label=view.label,
         metadata=view.metadata,
         recorder=view.recorder,
-        accepted_offset=hosted.recording.acked_upto if hosted else None,
+        accepted_offset=offsets.accepted,
+        durable_offset=offsets.durable,
         sealed_offset=view.sealed_offset,
         ready_offset=view.ready_offset,
         chunks=view.chunks.sealed,
@@ -59,6 +86,14 @@ def pipeline_status(gateway: Gateway, view: StatusView) -> answers.PipelineStatu
         gap_bytes=view.gap_bytes,
         holds=view.holds,
     )
+
+
+def offsets_of(gateway: Gateway, session: SessionId) -> Offsets:
+    """Return how far this process has the bytes of `session`: none is known before it has attached."""
+    hosted = gateway.recorders.find(session)
+    if hosted is None or not hosted.recording.opened:
+        return Offsets(None, None)
+    return Offsets(hosted.recording.taken_upto, hosted.recording.acked_upto)
 
 
 def stages_of(gateway: Gateway) -> list[answers.Stage]:
@@ -76,33 +111,49 @@ def stages_of(gateway: Gateway) -> list[answers.Stage]:
     ]
 
 
-async def open_views(gateway: Gateway) -> tuple[list[StatusView], bool]:
-    """Return the sessions that are not over, and whether there are more than one page of a state holds."""
+async def open_sessions(gateway: Gateway) -> OpenSessions:
+    """Return the sessions that are not over; one whose view is damaged or gone hides no other.
+
+    Raises:
+        StoreUnavailable: the views could not be read.
+    """
     found: dict[SessionId, IndexEntry] = {}
     more = False
     for state in OPEN:
         page = await gateway.client.sessions(state=state, limit=MAX_PAGE)
         found |= {entry.session_id: entry for entry in page.entries}
         more = more or page.cursor is not None
-    turns = asyncio.Semaphore(READS)
+    views: dict[SessionId, StatusView] = {}
+    unreadable: dict[str, str] = {}
+    waiting = iter(found)
 
-    async def read(session: SessionId) -> StatusView:
-        async with turns:
-            return await gateway.client.status(session)
+    async def read() -> None:
+        for session in waiting:
+            try:
+                views[session] = await gateway.client.status(session)
+            except (ContractError, NotFound) as exc:
+                unreadable[session] = exc.message
 
-    return list(await asyncio.gather(*(read(session) for session in found))), more
+    try:
+        async with asyncio.TaskGroup() as readers:
+            for _ in range(min(READS, len(found))):
+                readers.create_task(read(), name="read views")
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from group  # what one of them met ends them all
+    return OpenSessions([views[session] for session in found if session in views], unreadable, more)
 
 
 async def service_status(gateway: Gateway) -> answers.ServiceStatus:
     """Return what a pipeline manager looks after."""
-    views, more = await open_views(gateway)
+    sessions = await open_sessions(gateway)
     return answers.ServiceStatus(
         service=gateway.name,
         status="running",
         version=__version__,
-        active_pipelines={view.session_id: _active(view) for view in views},
-        total_pipelines=len(views),
-        truncated=more,
+        active_pipelines={view.session_id: _active(view) for view in sessions.views},
+        total_pipelines=sessions.total,
+        truncated=sessions.truncated,
+        unreadable=sessions.unreadable,
         config=masked(gateway.settings),
     )
 

@@ -14,7 +14,7 @@ from lucid_events.domain.commands import COMMANDS
 from lucid_events.domain.ids import CommandId
 from lucid_events.domain.replies import Beat, BeatReply, Failure
 from lucid_events.domain.state import Session, ready_below
-from lucid_events.errors import LucidError, NotFound
+from lucid_events.errors import REASON_STATUSES, ContractError, LucidError, NotFound, status_of
 from lucid_events.handlers.commands import CommandHandler
 from lucid_events.handlers.histories import Histories
 from lucid_events.handlers.requests import (
@@ -40,20 +40,8 @@ MAX_BEAT_BYTES = 1024
 ERROR, ERROR_CODE = "Nats-Service-Error", "Nats-Service-Error-Code"
 """Headers of an error answer, as NATS services send them (NATS ADR-32)."""
 
-_STATUS = {
-    "contract": "400",
-    "not_found": "404",
-    "conflict": "409",
-    "fenced": "409",
-    "integrity": "500",
-    "config": "500",
-    INTERNAL_ERROR: "500",
-    "unavailable": "503",
-    "full": "503",
-    "not_ready": "503",
-    "uncertain": "503",
-}
-_REJECTED = "409"
+ACCEPTED, GIVEN_BACK = "accepted", "given back"
+"""How a command is counted that was not refused: the latter was cancelled, and nobody was answered."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,14 +84,10 @@ class Endpoints:
     async def command(self, subject: str, headers: Mapping[str, str], body: bytes) -> bytes | CommandReply:
         """Answer a command with `Accepted` or `Failure`; a failure has left no trace in the history."""
         began = time.perf_counter()
-        outcome = "accepted"
-
-        def refused(code: str) -> None:
-            nonlocal outcome
-            outcome = code
-
+        outcome = GIVEN_BACK
         try:
-            return await self._answer(self._command, subject, headers, body, refused=refused)
+            answer, outcome = await self._answer(self._command, subject, headers, body)
+            return answer
         finally:
             verb = subject.rpartition(".")[2]
             self._measures.answered(
@@ -115,7 +99,8 @@ class Endpoints:
 
         That its recorder is not attached is said as of now.
         """
-        return await self._answer(self._beat, subject, headers, body)
+        answer, _ = await self._answer(self._beat, subject, headers, body)
+        return answer
 
     async def _command(self, subject: str, headers: Mapping[str, str], body: bytes) -> bytes:
         fallback = CommandId(str(uuid.uuid4()))
@@ -131,7 +116,11 @@ class Endpoints:
 
     async def _beat(self, subject: str, headers: Mapping[str, str], body: bytes) -> bytes:
         session, epoch = self._subjects.parse_beat(subject)
-        codec.decode(body[: MAX_BEAT_BYTES + 1], Beat)
+        if len(body) > MAX_BEAT_BYTES:
+            raise ContractError(
+                f"a beat has at most {MAX_BEAT_BYTES} bytes, this one {len(body)}", field="body"
+            )
+        codec.decode(body, Beat)
         history = await self._histories.recent(session, max_age_s=BEAT_MAX_AGE_S)
         if not _attached(history.state, epoch):
             # It ends a recording, so it is never said of a state from before the recorder attached,
@@ -156,27 +145,25 @@ class Endpoints:
         subject: str,
         headers: Mapping[str, str],
         body: bytes,
-        *,
-        refused: Callable[[str], None] = lambda _: None,
-    ) -> bytes | CommandReply:
+    ) -> tuple[bytes | CommandReply, str]:
+        """Return the answer, and how it is counted: `accepted`, or the code of what it refuses with."""
         try:
-            return await endpoint(subject, headers or {}, body)
+            return await endpoint(subject, headers or {}, body), ACCEPTED
         except LucidError as exc:
-            level = logging.WARNING if exc.retry else logging.INFO
+            failure, status = failure_of(exc), status_of(exc)
+            ours = logging.ERROR if status >= 500 else logging.INFO
+            level = logging.WARNING if exc.retry else ours
             _log.log(level, "not taken", extra={"subject": subject, "code": exc.code, "reason": exc.message})
-            failure = failure_of(exc)
         except Exception:  # noqa: BLE001 - the edge of the service: one bad command must not end it
             _log.exception("a command met a bug", extra={"subject": subject, "code": INTERNAL_ERROR})
-            failure = internal_failure()
-        refused(failure.error.code)
-        return _refusal(failure)
+            failure, status = internal_failure(), REASON_STATUSES[INTERNAL_ERROR]
+        return _refusal(failure, status), failure.error.code
 
 
 def _attached(state: Session, epoch: int) -> bool:
     return state.lease is not None and state.lease.epoch == epoch
 
 
-def _refusal(failure: Failure) -> CommandReply:
-    error = failure.error
-    headers = {ERROR: codec.header_safe(error.message), ERROR_CODE: _STATUS.get(error.code, _REJECTED)}
+def _refusal(failure: Failure, status: int) -> CommandReply:
+    headers = {ERROR: codec.header_safe(failure.error.message), ERROR_CODE: str(status)}
     return CommandReply(headers=headers, data=codec.encode(failure))

@@ -1,7 +1,7 @@
 """Whether the pipeline is well: probes, looked at together, each with its reason when it is not.
 
-A probe is a name and a function that returns what is wrong; `lucid doctor` and the HTTP services
-look at the same ones. What is costly to find out is kept for a while, the connection never.
+A probe is a name and a function that returns what is wrong and what to change; `lucid doctor` and the HTTP
+services look at the same ones. What is costly to find out is kept for a while, the connection never.
 """
 
 import asyncio
@@ -26,8 +26,19 @@ STUCK_S: Final = 300.0
 """How long a consumer may have work and get nothing done. A chunk of 100 MiB at zstd 22 takes two
 minutes; half calls that stuck, twice finds a dead worker ten minutes late."""
 
-Check = Callable[[], Awaitable[str]]
-"""Returns what is wrong and what to do, an empty text when nothing is."""
+
+class Trouble(msgspec.Struct, frozen=True):
+    """What is wrong, and what to do about it where that is known."""
+
+    what: str
+    change: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.change}" if self.change else self.what
+
+
+Check = Callable[[], Awaitable[Trouble | None]]
+"""Returns what is wrong, None when nothing is."""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -39,11 +50,15 @@ class Probe(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What one probe found; `reason` is empty when it is well."""
+    """What one probe found; no `trouble` when it is well."""
 
     name: str
-    well: bool
-    reason: str = ""
+    trouble: Trouble | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.trouble is None
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +73,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def down(self) -> dict[str, str]:
+        """What is not well, why and what to do, in words."""
+        return {name: str(trouble) for name, trouble in self.troubles.items()}
+
+    @property
+    def troubles(self) -> dict[str, Trouble]:
         """What is not well, and why."""
-        return {finding.name: finding.reason for finding in self.findings if not finding.well}
+        return {finding.name: finding.trouble for finding in self.findings if finding.trouble is not None}
 
 
 class HealthCheck:
@@ -92,12 +112,14 @@ class HealthCheck:
     async def _asked(self, probe: Probe) -> Finding:
         try:
             async with asyncio.timeout(self._timeout_s):
-                reason = await probe.check()
+                trouble = await probe.check()
         except TimeoutError:
-            reason = f"no answer within {self._timeout_s:g} s"
+            trouble = Trouble(f"no answer within {self._timeout_s:g} s")
         except LucidError as exc:
-            reason = exc.message
-        return Finding(name=probe.name, well=not reason, reason=reason)
+            trouble = Trouble(exc.message)
+        except OSError as exc:
+            trouble = Trouble(str(exc))
+        return Finding(name=probe.name, trouble=trouble)
 
 
 def probes_of(
@@ -113,33 +135,38 @@ def probes_of(
     kept_s = adapters.settings.http.health_check_interval_s
     floor = adapters.settings.disk_floor_mib * MIB
 
-    async def nats() -> str:
+    async def nats() -> Trouble | None:
         if not adapters.connection.connected:
-            return "not connected to NATS: is the server of NATS_URL up?"
+            return Trouble("not connected to NATS", "is the server of NATS_URL up?")
         await adapters.connection.api("INFO")
-        return ""
+        return None
 
-    async def streams() -> str:
+    async def streams() -> Trouble | None:
         wanted = await current_topology(adapters)
         different = await topology.compare(adapters.connection, adapters.subjects, wanted)
         wrong = [str(one) for one in different if not one.path or one.path in SAFETY_KEYS]
-        return f"{'; '.join(wrong)}: run `lucid deploy`" if wrong else ""
+        return Trouble("; ".join(wrong), "run `lucid deploy`") if wrong else None
 
-    async def consumers() -> str:
+    async def consumers() -> Trouble | None:
         stuck = [
             f"{name} has {lag.events_behind} messages and did nothing for {lag.seconds_since_progress:.0f} s"
             for name, lag in (await lags()).items()
             if lag.events_behind and lag.seconds_since_progress > STUCK_S
         ]
-        return f"{'; '.join(stuck)}: are workers running?" if stuck else ""
+        return Trouble("; ".join(stuck), "are workers running?") if stuck else None
 
-    async def disk() -> str:
-        low = []
+    async def disk() -> Trouble | None:
+        low, hidden = [], []
         for folder in folders:
-            free = await asyncio.to_thread(_free, folder)
+            try:
+                free = await asyncio.to_thread(_free, folder)
+            except OSError as exc:
+                hidden.append(f"{folder}: {exc.strerror}")
+                continue
             if free < floor:
                 low.append(f"{folder} has {free // MIB} MiB free, LUCID_DISK_FLOOR_MB is {floor // MIB}")
-        return f"{'; '.join(low)}: make room" if low else ""
+        changes = (["make room"] if low else []) + (["let this process look at it"] if hidden else [])
+        return Trouble("; ".join(low + hidden), ", ".join(changes)) if changes else None
 
     return [
         Probe("nats", nats),

@@ -11,7 +11,7 @@ from lucid_events.jetstream.faults import ROOM_ON_THE_DISK
 from lucid_events.jetstream.preflight import Finding, preflight
 from lucid_events.projections.checkpoints import Checkpoints
 from lucid_events.service.adapters import Adapters, current_topology
-from lucid_events.service.health import HealthCheck, probes_of
+from lucid_events.service.health import HealthCheck, Trouble, probes_of
 from lucid_events.service.indexes import live_index
 from lucid_events.service.lagging import lags
 from lucid_events.service.witnessing import check_witnessed
@@ -33,7 +33,8 @@ async def examine(adapters: Adapters) -> list[Finding]:
         checkpoints = Checkpoints(adapters.meta, position.stream, position.incarnation)
         await checkpoints.check(adapters.store.last_position)
         await check_witnessed(adapters, position)
-        found[:0] = await _unwritten(adapters)
+        if (full := await unwritten(adapters)) is not None:
+            found.insert(0, Finding("error", full.what, full.change))
         found += await _room(adapters)
         found += await _probed(adapters)
     except IntegrityError as exc:
@@ -48,7 +49,13 @@ async def examine(adapters: Adapters) -> list[Finding]:
 
 
 async def why_not_written(adapters: Adapters) -> str:
-    """Return which streams the server can't write any more, why, and what to do; empty when there is none.
+    """Return which streams the server can't write any more, why, and what to do; empty when there is none."""
+    trouble = await unwritten(adapters)
+    return str(trouble) if trouble else ""
+
+
+async def unwritten(adapters: Adapters) -> Trouble | None:
+    """Return which streams the server can't write any more, None when it can write them all.
 
     Asked by a purge that matches nothing: a stream whose disk was full refuses that with the reason,
     where a publish is never answered. Who has no right to purge gets no answer here.
@@ -65,14 +72,9 @@ async def why_not_written(adapters: Adapters) -> str:
             except LucidError:
                 pass  # not there, or not ours to purge: others look at that
     if not refused:
-        return ""
-    names = ", ".join(refused)
-    return f"the server's disk is or was full, nothing goes into {names} ({reason}): {ROOM_ON_THE_DISK}"
-
-
-async def _unwritten(adapters: Adapters) -> list[Finding]:
-    what = await why_not_written(adapters)
-    return [Finding("error", what.removesuffix(f": {ROOM_ON_THE_DISK}"), ROOM_ON_THE_DISK)] if what else []
+        return None
+    what = f"the server's disk is or was full, nothing goes into {', '.join(refused)} ({reason})"
+    return Trouble(what, ROOM_ON_THE_DISK)
 
 
 async def _probed(adapters: Adapters) -> list[Finding]:
@@ -83,12 +85,11 @@ async def _probed(adapters: Adapters) -> list[Finding]:
         for probe in probes_of(adapters, partial(lags, adapters), folders=folders)
         if probe.name in {"consumers", "disk"}
     ]
-    down = (await HealthCheck(probes).look()).down
-    found = []
-    for name, reason in down.items():
-        what, _, change = reason.rpartition(": ")
-        found.append(Finding("warning", what or f"{name}: {reason}", change if what else "look at the log"))
-    return found
+    troubles = (await HealthCheck(probes).look()).troubles
+    return [
+        Finding("warning", one.what if one.change else f"{name}: {one.what}", one.change or "look at the log")
+        for name, one in troubles.items()
+    ]
 
 
 async def _room(adapters: Adapters) -> list[Finding]:

@@ -121,6 +121,26 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert any("LUCID_COMPRESSION" in line and "gzip, zstd, lz4, store, auto" in line for line in found)
 
 
+def test_a_wrong_option_is_named_as_it_was_given() -> None:
+    """An option that is called otherwise than its setting is named by its own name."""
+    (line,) = problems({}, flags={"sweep_grace_s": -1.0}, options={"sweep_grace_s": "--grace"})
+    assert line.startswith("--grace=-1.0 from the command line: ")
+
+
+@pytest.mark.parametrize("text", ["always", "500ms", "10s", "2m", "1h"])
+def test_sync_is_always_or_an_interval(text: str) -> None:
+    """What the embedded server's configuration takes is taken."""
+    assert config.load_settings({"LUCID_SYNC": text}).sync == text
+
+
+@pytest.mark.parametrize("text", ["never", "0s", "2", "-1m", "2m }", "always\nmax_payload: 1", "1.5m"])
+def test_anything_else_for_sync_is_refused(text: str) -> None:
+    """It goes into the server's configuration as it stands: what is more than an interval is refused."""
+    (line,) = problems({"LUCID_SYNC": text})
+    assert line.startswith("LUCID_SYNC=")
+    assert "allowed: always, or an interval" in line
+
+
 @pytest.mark.parametrize("text", ["[http", "\x00", "prefix = \xff"])
 def test_a_broken_file_is_named(text: str, tmp_path: Path) -> None:
     """A file that is not TOML, or is not there, is a problem like the others."""

@@ -101,7 +101,7 @@ def test_a_body_behind_a_slow_one_is_told_to_wait(http: Http, sid: str) -> None:
     http.active(sid)
     with _open_body(http, sid, announced=10 * MIB) as slow:
         slow.sendall(b"a" * 100_000)
-        until(lambda: _accepted(http, sid) == 100_000, within_s=10, what="the first bytes are durable")
+        until(lambda: _durable(http, sid) == 100_000, within_s=10, what="the first bytes are durable")
         answer = http.pipelines.post(f"/pipelines/{sid}/chunks", content=b"b")
         assert (answer.status_code, reason(answer)) == (409, "busy")
         assert "retry-after" in answer.headers
@@ -113,7 +113,7 @@ def test_a_body_that_breaks_off_is_kept_as_far_as_it_came(http: Http, sid: str) 
     http.active(sid)
     with _open_body(http, sid, announced=len(data)) as broken:
         broken.sendall(data[: 2 * MIB])
-        until(lambda: _accepted(http, sid) == 2 * MIB, within_s=10, what="what was sent is durable")
+        until(lambda: _durable(http, sid) == 2 * MIB, within_s=10, what="what was sent is durable")
     offset = int(http.pipelines.head(f"/pipelines/{sid}/chunks").headers["upload-offset"])
     assert offset == 2 * MIB
     rest = http.pipelines.post(f"/pipelines/{sid}/chunks", params={"offset": offset}, content=data[offset:])
@@ -136,7 +136,7 @@ def test_a_pause_ends_a_body_in_the_middle(http: Http, sid: str) -> None:
     http.active(sid)
     with _open_body(http, sid, announced=10 * MIB) as slow:
         slow.sendall(b"a" * 100_000)
-        until(lambda: _accepted(http, sid) == 100_000, within_s=10, what="the first bytes are durable")
+        until(lambda: _durable(http, sid) == 100_000, within_s=10, what="the first bytes are durable")
         assert http.pipelines.post(f"/pipelines/{sid}/pause").json()["state"] == "paused"
         slow.sendall(b"a" * 200_000)
         status, headers, _ = _answer(slow)
@@ -284,5 +284,5 @@ def _answer(connection: socket.socket) -> tuple[int, http.client.HTTPMessage, di
     return answer.status, answer.headers, json.loads(answer.read())
 
 
-def _accepted(http: Http, sid: str) -> int:
-    return int(http.pipelines.get(f"/pipelines/{sid}/status").json()["accepted_offset"] or 0)
+def _durable(http: Http, sid: str) -> int:
+    return int(http.pipelines.get(f"/pipelines/{sid}/status").json()["durable_offset"] or 0)

@@ -186,7 +186,8 @@ def test_a_reader_that_takes_nothing_is_let_go(
     key = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     monkeypatch.setitem(serving_module._PATIENCE, key, 500)
     http.active(sid)
-    http.pipelines.post(f"/pipelines/{sid}/chunks", content=bytes(24 * MIB))
+    size = 24 * MIB
+    http.pipelines.post(f"/pipelines/{sid}/chunks", content=bytes(size))
     http.stop(sid)
 
     async def work(host: str, port: int) -> None:
@@ -197,6 +198,18 @@ def test_a_reader_that_takes_nothing_is_let_go(
         async with httpx.AsyncClient(base_url=f"http://{host}:{port}") as client:
             while 'route="/recordings/{sid}/media"' not in (await client.get("/metrics")).text:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)  # a request is counted once it has ended
+        sent = await asyncio.to_thread(_rest, reader)
+        assert 0 < sent < size, "it was not let go: all of it was on its way"
         reader.close()
 
     _with_service(pipeline, "recorder", work)
+
+
+def _rest(connection: socket.socket) -> int:
+    """Read what still comes out of a connection that the other side gave up; returns how much it was."""
+    connection.settimeout(5)
+    taken = 0
+    with contextlib.suppress(ConnectionResetError, TimeoutError):
+        while block := connection.recv(65_536):
+            taken += len(block)
+    return taken

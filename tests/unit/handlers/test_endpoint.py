@@ -10,8 +10,16 @@ from lucid_events.client import Commands, error_of, read_reply
 from lucid_events.domain import commands as cmd
 from lucid_events.domain.ids import CommandId, SessionId
 from lucid_events.domain.replies import Failure
-from lucid_events.errors import CommandExpired, CommandRejected, ContractError, NotFound
-from lucid_events.handlers.endpoint import ERROR, ERROR_CODE, Endpoints
+from lucid_events.errors import (
+    STATUSES,
+    CommandExpired,
+    CommandRejected,
+    ContractError,
+    LucidError,
+    NotFound,
+)
+from lucid_events.handlers.endpoint import ERROR, ERROR_CODE, MAX_BEAT_BYTES, Endpoints
+from lucid_events.measures import ProcessMeasures
 from lucid_events.memory import MemoryCommandBus, MemoryCommandServer
 from lucid_events.ports import CommandReply
 from tests.unit.handlers.command_side import SID, CommandSide
@@ -175,6 +183,70 @@ def test_a_server_that_is_away_is_an_answer_worth_repeating() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", STATUSES, ids=lambda kind: kind.__name__)
+def test_every_error_has_the_status_it_has_over_http(
+    kind: type[LucidError], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error headers carry the status of the one table; what is ours to mend is logged as an error."""
+
+    async def main() -> None:
+        side = CommandSide()
+
+        async def refusing(session: object) -> object:
+            raise kind("no")
+
+        side.histories.load = refusing  # type: ignore[method-assign, assignment] # refuses
+        reply = await asked(side, CREATE)
+        assert reply.headers[ERROR_CODE] == str(STATUSES[kind])
+
+    with caplog.at_level(logging.INFO, logger="lucid_events.handlers.endpoint"):
+        asyncio.run(main())
+    ours = STATUSES[kind] == 500
+    assert ("ERROR" in {record.levelname for record in caplog.records}) == ours
+
+
+def test_a_rejection_has_the_status_of_its_reason() -> None:
+    """Another version than the one it was decided on is 412, as it is over HTTP under `If-Match`."""
+
+    async def main() -> None:
+        side = CommandSide()
+        await asked(side, CREATE)
+        start = f"lucid.cmd.{SID}.start"
+        assert (await asked(side, CREATE)).headers[ERROR_CODE] == "409"
+        moved_on = await asked(side, start, {codec.IF_VERSION: "99"})
+        assert moved_on.headers[ERROR_CODE] == "412"
+        malformed = await asked(side, start, {codec.IF_VERSION: "new"})
+        assert malformed.headers[ERROR_CODE] == "422"
+
+    asyncio.run(main())
+
+
+def test_a_command_that_is_cancelled_is_not_counted_as_accepted() -> None:
+    """What nobody was answered is told from what took effect."""
+
+    async def main() -> None:
+        side, measures, reached = CommandSide(), ProcessMeasures(), asyncio.Event()
+        endpoints = Endpoints(side.handler, side.histories, side.subjects, side.clock, measures=measures)
+
+        async def hanging(session: object) -> object:
+            reached.set()
+            return await asyncio.Event().wait()
+
+        load = side.histories.load
+        side.histories.load = hanging  # type: ignore[method-assign, assignment] # never answers
+        command = asyncio.create_task(endpoints.command(CREATE, {}, b""))
+        await reached.wait()
+        command.cancel()
+        await asyncio.gather(command, return_exceptions=True)
+        side.histories.load = load  # type: ignore[method-assign] # answers again
+        await endpoints.command(CREATE, {}, b"")
+        await endpoints.command(CREATE, {}, b"")
+        told = {labels: sum(histogram.counts) for labels, histogram in measures.commands().items()}
+        assert told == {("create", outcome): 1 for outcome in ("given back", "accepted", "exists")}
+
+    asyncio.run(main())
+
+
 def test_a_bug_is_answered_logged_and_survived(caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected exception tells the client nothing but `internal`, and the next command works."""
 
@@ -297,6 +369,20 @@ def test_beats_that_come_thick_and_fast_ask_the_leader_once_a_second() -> None:
         for _ in range(100):
             await side.endpoints.beat(side.subjects.beat(SID, 1), {}, b'{"offset": 0}')
         assert asked_leader <= 1
+
+    asyncio.run(main())
+
+
+def test_a_beat_that_is_too_large_is_told_its_limit() -> None:
+    """A beat beyond 1 KiB is refused as what it is: fit JSON, and too much of it."""
+
+    async def main() -> None:
+        body = b'{"offset": 3}'.ljust(MAX_BEAT_BYTES + 1)
+        answer = await CommandSide().endpoints.beat(f"lucid.beat.{SID}.1", {}, body)
+        assert isinstance(answer, CommandReply)
+        error = codec.decode(answer.data, Failure).error
+        assert (error.code, error.field) == ("contract", "body")
+        assert f"at most {MAX_BEAT_BYTES} bytes" in error.message
 
     asyncio.run(main())
 

@@ -10,8 +10,7 @@ import pytest
 
 from lucid_events.config import Settings
 from lucid_events.domain.commands import Create, Start
-from lucid_events.errors import Fenced, LucidError, NotReady
-from lucid_events.gateway.errors import status_of
+from lucid_events.errors import Fenced, LucidError, NotReady, status_of
 from lucid_events.recorder import Recording, Spool
 from lucid_events.service import recorders
 from lucid_events.service.client import Client
@@ -39,7 +38,7 @@ def test_a_bug_is_not_another_recorder() -> None:
     error = asyncio.run(main())
     assert error is not None
     assert not isinstance(error, Fenced)
-    assert status_of(error)[0] == 500
+    assert status_of(error) == 500
 
 
 class Held(Spool):
