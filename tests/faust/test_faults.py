@@ -158,7 +158,8 @@ def test_an_event_whose_message_can_not_be_sent_is_repeated(
 def _lose_look_ups(made: Counting, count: int) -> list[str]:
     """Let the first `count` look-ups of the output topic fail; returns a list of those that did."""
     catalog: Any = made.app.transport
-    ask, missed = catalog.catalog._ask, []
+    ask = catalog.catalog._ask
+    missed: list[str] = []
 
     async def failing(topic: str) -> int | None:
         if topic == OUT and len(missed) < count:
