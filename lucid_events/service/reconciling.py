@@ -291,9 +291,10 @@ async def _compare(adapters: Adapters, buckets: Buckets, session: SessionId, nam
     history = await _read(adapters, session, objects)
     if history.state.state is State.CLEANUP:
         return await _add_up(adapters, history)  # objects go before the event that says so
+    # Of a destroyed session nothing is on its way any more, whatever was when it was erased.
+    pending = () if history.state.state is State.DESTROYED else history.state.pending.values()
     waiting = {
-        f"{adapters.subjects.chunks_bucket}/{object_name(session, one.index, one.sha256)}"
-        for one in history.state.pending.values()
+        f"{adapters.subjects.chunks_bucket}/{object_name(session, one.index, one.sha256)}" for one in pending
     }
     gone = [name for name in sorted(objects - names) if not await buckets.has(name)]
     extra = sorted(names - objects - waiting)

@@ -33,6 +33,7 @@ from lucid_events.service.exporting import export
 from lucid_events.service.listing import some
 from lucid_events.service.monitoring import Monitor
 from lucid_events.service.reconciling import Reconciled, Totals, note, reconcile
+from lucid_events.subjects import object_name
 from tests.end_to_end.pipeline import Pipeline
 
 PATIENCE_S = 60.0
@@ -197,6 +198,39 @@ def test_bytes_on_their_way_have_an_age(tmp_path: Path) -> None:
                 lost = (await found(client))["slow"]
                 assert (lost.capture_lost, lost.complete) == (3, False)
                 assert "not in capture: sealed chunk 0" in lost.named
+            recording.kill9()
+
+    asyncio.run(_())
+
+
+def test_an_object_put_behind_an_erasure_is_told(tmp_path: Path) -> None:
+    """A worker stood still before its put until the session was destroyed, and died behind it."""
+
+    async def _() -> None:
+        source = tmp_path / "source"
+        source.write_bytes(bytes(CHUNK))
+        with Pipeline(tmp_path / "p", without=("chunks",)) as pipeline:
+            recording = pipeline.spawn("record", "late", str(source), "--chunk-bytes", str(CHUNK))
+            async with connect(Settings(nats_url=pipeline.url)) as client, asyncio.timeout(PATIENCE_S):
+                session = SessionId("late")
+                while True:  # sealed, as the history says
+                    told = (await found(client)).get("late")
+                    if told is not None and told.sealed_bytes:
+                        break
+                    await asyncio.sleep(0.05)
+                (sealed,) = [
+                    message.event
+                    async for message in client.store.read(session)
+                    if isinstance(message, Recorded) and isinstance(message.event, ev.ChunkSealed)
+                ]
+                await client.commands.send(session, cmd.Fail(reason="given up"))
+                await client.commands.send(session, cmd.Cleanup())
+                await client.status_in(session, {State.DESTROYED}, timeout_s=PATIENCE_S)
+                assert (await found(client))["late"].complete
+                name = object_name(session, sealed.index, sealed.sha256)
+                await client.chunks.put(name, b"late", metadata={})
+                late = (await found(client))["late"]
+                assert (late.complete, late.named) == (False, (f"no event: {name}",))
             recording.kill9()
 
     asyncio.run(_())
