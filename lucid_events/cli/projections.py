@@ -164,7 +164,7 @@ def _tell(report: "RebuildReport", json: bool) -> None:
     else:
         out.print(
             f"{counted(report.events, 'event')}, {counted(report.sessions, 'session')}, "
-            f"{report.seconds:.2f} s: {_differing(len(report.differences))}"
+            f"{report.seconds:.2f} s: {_differing(report.different)}"
         )
         _name(report.differences)
     if report.differences:

@@ -33,13 +33,17 @@ CATCH_UP_LOOK_S = 0.1
 
 
 class RebuildReport(Fact, frozen=True, kw_only=True):
-    """What was built and how it compares; `generation` is the one the fresh views are in."""
+    """What was built and how it compares; `generation` is the one the fresh views are in.
+
+    `different` sessions differ, of which the first are in `differences`.
+    """
 
     generation: int
     events: int
     strays: int
     sessions: int
     seconds: float
+    different: int
     differences: tuple[Difference, ...]
 
 
@@ -247,7 +251,8 @@ async def _fill(
 async def _compare(adapters: Adapters, live: int, fresh: int) -> Comparison:
     position = await adapters.store.last_position()
     projection = StatusProjection(adapters.subjects.events_stream, position.incarnation)
-    return await compare(projection, adapters.store, _views(adapters, live), _views(adapters, fresh))
+    views = _views(adapters, live), _views(adapters, fresh)
+    return await compare(projection, adapters.store, *views, clock=adapters.clock)
 
 
 async def _caught_up(adapters: Adapters, generation: int, within_s: float) -> None:
@@ -296,5 +301,6 @@ def _report(generation: int, done: Rebuilt, seconds: float, compared: Comparison
         strays=done.strays,
         sessions=compared.sessions,
         seconds=seconds,
+        different=compared.different,
         differences=compared.differences,
     )
