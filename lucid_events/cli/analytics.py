@@ -36,7 +36,8 @@ def analytics(
 ) -> None:
     """Show sessions by state, bytes, throughput, ratios, delays, failures and the busiest owners.
 
-    They are kept by `lucid up --analytics` or `faust -A lucid_events.projections.analytics worker`.
+    They are kept by `lucid up --analytics`, or by
+    `faust -A lucid_events.projections.analytics worker --without-web`.
     """
     from lucid_events.service import connect
     from lucid_events.service.analytics import read

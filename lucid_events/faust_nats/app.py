@@ -40,6 +40,8 @@ DEFAULTS: Final[dict[str, Any]] = {
     # The entry that a table was loaded up to may run out of time before recovery looks.
     "recovery_consistency_check": False,
     "web_enabled": False,
+    # `faust worker` serves all the same unless told `--without-web`, and asks nobody who they are.
+    "web_bind": "127.0.0.1",
     "table_standby_replicas": 0,
 }
 

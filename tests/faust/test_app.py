@@ -32,6 +32,13 @@ def test_faust_finds_the_driver_by_itself() -> None:
     assert stores.by_url("jetstream://") is Store
 
 
+def test_a_worker_serves_nobody_outside(ident: str) -> None:
+    """Faust's worker starts a web server that asks nobody who they are, whatever the app says of it."""
+    app = create_app(ident, "nats://localhost")
+    assert (app.conf.web_enabled, app.conf.web_bind) == (False, "127.0.0.1")
+    assert create_app(ident, "nats://localhost", web_bind="::1").conf.web_bind == "::1"
+
+
 def test_an_agent_receives_what_was_sent(url: str, ident: str, folder: Path) -> None:
     """Key, value, headers and timestamp of a message arrive; the offset is the stream's sequence."""
 
