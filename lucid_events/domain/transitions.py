@@ -108,6 +108,18 @@ WITHOUT_RECORDER = frozenset({None, _S.CREATED, _S.STARTING, _S.STOPPED, _S.ERRO
 TAKES_BYTES = frozenset({_S.ACTIVE, _S.PAUSING, _S.STOPPING})
 """States in which a recorder may seal and declare gaps."""
 
+UNDER_WAY = (_S.STARTING, _S.ACTIVE, _S.PAUSING, _S.PAUSED, _S.STOPPING)
+"""States that a session leaves by itself, or by whoever records it: timers stand, or a recorder beats."""
+
+OPEN = (_S.CREATED, *UNDER_WAY)
+"""States in which bytes may still come, at once or after a start."""
+
+NEEDS_ATTENTION = (*OPEN, _S.CLEANUP, _S.ERROR)
+"""States in which something, or somebody, may still have to do its part."""
+
+AT_REST = frozenset({_S.STOPPED, _S.ERROR, _S.DESTROYED})
+"""States that nothing leaves unless somebody asks."""
+
 ENDED = (_S.STOPPED, _S.ERROR)
 """States in which a recording is over and its bytes may be there."""
 

@@ -18,7 +18,7 @@ from lucid_events.domain.envelope import Recorded, Stray
 from lucid_events.domain.ids import NO_DIGEST, Digest, SessionId
 from lucid_events.domain.legality import check
 from lucid_events.domain.state import Session, evolve, initial, takes_effect_once
-from lucid_events.domain.transitions import State
+from lucid_events.domain.transitions import OPEN
 from lucid_events.domain.values import Manifest
 from lucid_events.evidence.differences import MAX_DIFFERENCES, Difference, Remark, What
 from lucid_events.evidence.keys import KeyList
@@ -27,8 +27,6 @@ from lucid_events.evidence.tally import Tally
 
 MAX_REMARKS = 100
 """Remarks kept of one session, the first ones."""
-
-_OPEN = frozenset({State.CREATED, State.STARTING, State.ACTIVE, State.PAUSING, State.PAUSED, State.STOPPING})
 
 
 class KnownHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +168,7 @@ class HistoryCheck:
             else:
                 self._remembered(known)
         self._heads = []
-        waits = goes_on and self.state.state in _OPEN
+        waits = goes_on and self.state.state in OPEN
         if self._uncovered and self.signed.verdict != "no_manifest":
             why = (
                 f"manifest {self.signed.manifest} does not cover what was recorded behind it, "

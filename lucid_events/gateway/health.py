@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from lucid_events import __version__
+from lucid_events.domain.transitions import OPEN
 from lucid_events.errors import LucidError
-from lucid_events.handlers.admission import OPEN
 from lucid_events.service.monitoring import Monitor
 
 WELL: Final = "healthy"

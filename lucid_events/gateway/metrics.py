@@ -21,10 +21,10 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from lucid_events import __version__, logs, tracing
+from lucid_events.domain.transitions import OPEN
 from lucid_events.errors import LucidError
 from lucid_events.gateway.access import route_of
 from lucid_events.gateway.analytics import analytics_families
-from lucid_events.handlers.admission import OPEN
 from lucid_events.measures import Histogram, ProcessMeasures
 from lucid_events.service.monitoring import Monitor
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lucid_events import __version__
 from lucid_events.config import masked
 from lucid_events.domain.ids import SessionId
-from lucid_events.domain.transitions import State
+from lucid_events.domain.transitions import NEEDS_ATTENTION, State
 from lucid_events.errors import ContractError, NotFound
 from lucid_events.gateway import answers
 from lucid_events.gateway.context import Gateway
@@ -15,17 +15,6 @@ from lucid_events.gateway.metrics import stage_metrics
 from lucid_events.projections.index import MAX_PAGE, IndexEntry
 from lucid_events.projections.status_view import StatusView
 
-OPEN = (
-    State.CREATED,
-    State.STARTING,
-    State.ACTIVE,
-    State.PAUSING,
-    State.PAUSED,
-    State.STOPPING,
-    State.CLEANUP,
-    State.ERROR,
-)
-"""States in which somebody may still have to do something."""
 READS = 32
 """Views read at once for one answer."""
 
@@ -119,7 +108,7 @@ async def open_sessions(gateway: Gateway) -> OpenSessions:
     """
     found: dict[SessionId, IndexEntry] = {}
     more = False
-    for state in OPEN:
+    for state in NEEDS_ATTENTION:
         page = await gateway.client.sessions(state=state, limit=MAX_PAGE)
         found |= {entry.session_id: entry for entry in page.entries}
         more = more or page.cursor is not None

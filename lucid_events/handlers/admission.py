@@ -1,9 +1,10 @@
 """How many sessions may be open at once, asked before a `create` is appended.
 
 The count is that of the index, which follows the log by a moment; what this process let in meanwhile
-is added. So no `create` is refused while fewer than the limit are open, and one process never lets in
-more; several processes may together exceed it by what they let in within the same moment. A session
-that comes back by `recover` is not refused: its bytes matter more than the limit.
+is added, for `SHOWN_AFTER_S` also when it has ended since. So one process never lets in more than the
+limit; several may together exceed it by what they let in within the same moment. A created session
+counts: it may be started without being asked again. One that comes back by `recover` is not refused: its
+bytes matter more than the limit.
 """
 
 import time
@@ -12,18 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from lucid_events.domain.ids import SessionId
-from lucid_events.domain.transitions import State
 from lucid_events.errors import CommandRejected
-
-OPEN: Final = (
-    State.CREATED,
-    State.STARTING,
-    State.ACTIVE,
-    State.PAUSING,
-    State.PAUSED,
-    State.STOPPING,
-)
-"""States that count. A created session does: it may be started without being asked again."""
 
 MAX_AGE_S: Final = 1.0
 """How long a count is believed while it says yes. Half asks the server twice as often in a burst of

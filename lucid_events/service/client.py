@@ -16,7 +16,7 @@ from lucid_events.config import Settings
 from lucid_events.domain.commands import View
 from lucid_events.domain.envelope import Recorded, Stray
 from lucid_events.domain.ids import SessionId
-from lucid_events.domain.transitions import State
+from lucid_events.domain.transitions import AT_REST, State
 from lucid_events.domain.values import MIB
 from lucid_events.errors import NotFound, NotReady, StoreUnavailable
 from lucid_events.handlers.vouching import voucher_of
@@ -41,7 +41,6 @@ twice keeps a viewer waiting for workers that are not there."""
 RETRY_S = 0.5
 """Between two attempts at a server that is away. Half only asks more often, twice shows in every restart."""
 
-_ENDED = frozenset({State.STOPPED, State.ERROR, State.DESTROYED})
 _log = logging.getLogger(__name__)
 
 
@@ -121,7 +120,7 @@ class Client:
                 if view.position.sequence != seen:
                     seen = view.position.sequence
                     yield view
-                if view.state in _ENDED and not view.chunks.waiting:
+                if view.state in AT_REST and not view.chunks.waiting:
                     return
                 try:
                     async with asyncio.timeout(FOLLOW_POLL_S):

@@ -13,9 +13,8 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from lucid_events.compression import CompressionStatistics
-from lucid_events.domain.transitions import State
+from lucid_events.domain.transitions import NEEDS_ATTENTION, State
 from lucid_events.errors import LucidError
-from lucid_events.handlers.admission import OPEN
 from lucid_events.handlers.progress import Figures, Lag
 from lucid_events.measures import ProcessMeasures
 from lucid_events.projections.analytics.reports import Glance
@@ -35,9 +34,6 @@ KEPT_S: Final = 5.0
 """How long an answer of the server is given again. Half asks twice as often when many look; twice
 hides a burst between two scrapes."""
 
-
-COUNTED: Final = (*OPEN, State.CLEANUP, State.ERROR)
-"""States of sessions that are not over."""
 COUNTED_UP_TO: Final = MAX_PAGE
 """Most sessions of a state that are counted: more than may be open, and there is no end of those in error.
 Half could not tell `MAX_CONCURRENT_SESSIONS` from half of it, twice reads twice as much on every scrape."""
@@ -157,7 +153,7 @@ class Monitor:
 
     async def _count_sessions(self) -> Mapping[State, int]:
         index = await live_index(self.adapters)
-        pages = {state: await index.page(state=state, limit=COUNTED_UP_TO) for state in COUNTED}
+        pages = {state: await index.page(state=state, limit=COUNTED_UP_TO) for state in NEEDS_ATTENTION}
         return {state: len(page.entries) for state, page in pages.items()}
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from lucid_events.domain.transitions import State
+from lucid_events.domain.transitions import UNDER_WAY
 from lucid_events.domain.values import MIB
 from lucid_events.errors import IntegrityError, LucidError, StoreFull
 from lucid_events.jetstream.definitions import DEFAULT_SETTINGS, load
@@ -21,8 +21,6 @@ CHUNKS_PER_SESSION = 2
 
 NOTHING = "lucid.no-such-subject"
 """Matches no message of any stream."""
-
-_OPEN = (State.STARTING, State.ACTIVE, State.PAUSING, State.PAUSED, State.STOPPING)
 
 
 async def examine(adapters: Adapters) -> list[Finding]:
@@ -97,7 +95,7 @@ async def _room(adapters: Adapters) -> list[Finding]:
     info = await adapters.connection.api(f"STREAM.INFO.{adapters.subjects.capture_stream}")
     limit, used = info["config"]["max_bytes"], info["state"]["bytes"]
     index = await live_index(adapters)
-    open_sessions = len({session async for session in index.sessions(_OPEN)})
+    open_sessions = len({session async for session in index.sessions(UNDER_WAY)})
     needed = open_sessions * CHUNKS_PER_SESSION * adapters.settings.session_defaults.chunk_bytes
     if limit > 0 and needed > limit:
         what = f"capture takes {limit // MIB} MiB, {open_sessions} open sessions may need {needed // MIB} MiB"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from lucid_events.domain.ids import SessionId
-from lucid_events.domain.transitions import State
+from lucid_events.domain.transitions import AT_REST
 from lucid_events.errors import LucidError
 from lucid_events.projections.live_status import LiveStatus, live_status, without_gauge
 from lucid_events.projections.status_view import StatusView
@@ -17,8 +17,6 @@ LOOK_S = 1.0
 """Between looks while a recorder is attached; half reads twice as many bytes to show the same."""
 IDLE_LOOK_S = 2.0
 """Between looks otherwise; it is what a lost live message costs."""
-
-_ENDED = frozenset({State.STOPPED, State.ERROR, State.DESTROYED})
 
 
 async def look(client: Client, session: SessionId, *, min_version: int = 0) -> LiveStatus:
@@ -40,7 +38,7 @@ async def watch(client: Client, session: SessionId) -> AsyncGenerator[LiveStatus
             if now != shown:
                 shown = now
                 yield now
-            if now.state in _ENDED and not now.chunks.waiting:
+            if now.state in AT_REST and not now.chunks.waiting:
                 return
             try:
                 async with asyncio.timeout(LOOK_S if now.recorder else IDLE_LOOK_S):

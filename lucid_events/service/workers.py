@@ -12,10 +12,10 @@ from pathlib import Path
 
 from lucid_events.compression import ByteBudget, CompressionStatistics, Compressor
 from lucid_events.domain.ids import SessionId
-from lucid_events.domain.transitions import ENDED, State
+from lucid_events.domain.transitions import ENDED, OPEN, UNDER_WAY, State
 from lucid_events.domain.values import MIB
 from lucid_events.errors import ConfigError, LucidError
-from lucid_events.handlers.admission import OPEN, Admission
+from lucid_events.handlers.admission import Admission
 from lucid_events.handlers.advisories import Advisories
 from lucid_events.handlers.attempts import Attempts
 from lucid_events.handlers.base import Checkpoint, Decisions, Reaction, no_checkpoint
@@ -78,8 +78,6 @@ STORING_PARTS = ("chunks", "finaliser")
 RECONCILE_AGAIN_S = 5.0
 """Pause before timers are looked at again when the server did not answer. Half asks a server that is just
 coming up twice as often; twice leaves a lost recorder unnoticed for longer."""
-
-_OPEN = (State.STARTING, State.ACTIVE, State.PAUSING, State.PAUSED, State.STOPPING)
 
 
 class Workers:
@@ -324,7 +322,7 @@ class Workers:
     async def _arm_missing(self) -> None:
         a = self._adapters
         reconciliation = Reconciliation(self.histories, a.timers, a.clock, self.timeouts)
-        made = await reconciliation.run(self._sessions_in(_OPEN))
+        made = await reconciliation.run(self._sessions_in(UNDER_WAY))
         ended = self._sessions_in(ENDED)
         kept = await arm_missing(ended, self.histories, a.timers, a.settings.retention.policy)
         if count := len(made.armed) + kept:
