@@ -105,9 +105,14 @@ def test_the_drill_of_the_documents_runs(pipeline: Pipeline, tmp_path: Path, rng
         assert done.returncode == 0, (words, done.stderr)
         said = done.stdout
     assert "kept: holds" in said
-    (held,) = re.findall(r"running: `lucid (audit checkpoints [^`]+)`", chapter)
+    ((data, held),) = re.findall(
+        r"^\$ env -u NATS_URL lucid up --data (\S+) --port \d+\n"
+        r"\$ NATS_URL=\S+ lucid (audit checkpoints \S+ \S+)",
+        chapter,
+        re.MULTILINE,
+    )
     other = Pipeline(tmp_path / "other")
-    other.data = tmp_path / "restored"
+    other.data = tmp_path / data
     with other:
         done = subprocess.run(
             [*lucid(), *shlex.split(held)],

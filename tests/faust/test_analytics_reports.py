@@ -139,7 +139,7 @@ def test_a_scrape_does_not_wait_for_analytics(monkeypatch: pytest.MonkeyPatch) -
         def __init__(self, answer: Callable[[], Awaitable[Any]]) -> None:
             self.connection, self.subjects, self._answer = self, Subjects(), answer
 
-        async def api(self, _: str) -> Any:
+        async def stream_info(self, _: str) -> Any:
             return await self._answer()
 
     async def forbidden() -> None:
