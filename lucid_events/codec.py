@@ -121,7 +121,10 @@ def parse_timestamp(text: str, field: str = TIME) -> datetime:
         raise ContractError(f"{field} {text[:60]!r} is not an RFC 3339 time", field=field) from exc
     if when.tzinfo is None:
         raise ContractError(f"{field} {text[:60]!r} has no UTC offset", field=field)
-    return when if when.tzinfo is UTC else when.astimezone(UTC)
+    try:
+        return when if when.tzinfo is UTC else when.astimezone(UTC)
+    except OverflowError as exc:
+        raise ContractError(f"{field} {text[:60]!r} lies outside the calendar in UTC", field=field) from exc
 
 
 @lru_cache(256)

@@ -136,7 +136,9 @@ class JetStreamBlobStore:
             raise _differs(about)
 
     async def delete(self, name: str) -> bool:
-        """Delete an object and its pieces; False when there was none.
+        """Delete an object and its pieces; False when there was nothing.
+
+        Pieces that a deletion left which was cut off are taken, too.
 
         Raises:
             VersionConflict: it was written anew meanwhile; nothing of that was touched.
@@ -144,7 +146,10 @@ class JetStreamBlobStore:
         """
         found = await self._bucket.entry(name)
         if not found.live:
-            return False
+            if not (found.nuid and await self._bucket.count(found.nuid)):
+                return False
+            await self._bucket.drop(found.nuid)
+            return True
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + ACK_TIMEOUT_S, PAUSE_FIRST_S
         subject = object_meta(self.bucket, name)

@@ -170,6 +170,24 @@ def test_a_sweep_takes_what_a_deletion_left(shared_server: NatsServer) -> None:
     asyncio.run(main())
 
 
+def test_a_deletion_that_was_cut_off_is_finished_by_the_next(shared_server: NatsServer) -> None:
+    """Marked as deleted, its pieces there still: whoever erases again takes them, and then finds nothing."""
+
+    async def main() -> None:
+        async with deployed(shared_server) as (connection, subjects):
+            store = JetStreamBlobStore(connection, subjects.chunks_bucket)
+            await store.put(NAME, DATA, metadata={})
+            connection.lose(REQUEST, "$JS.API.STREAM.PURGE", 3)
+            with pytest.raises(StoreUnavailable):
+                await store.delete(NAME)
+            assert await left(connection, store) != {}
+            assert await store.delete(NAME) is True
+            assert await left(connection, store) == {}
+            assert await store.delete(NAME) is False
+
+    asyncio.run(main())
+
+
 def test_a_range_reads_only_what_it_needs(shared_server: NatsServer) -> None:
     """A range at an object's end does not read the bytes before it."""
 

@@ -204,7 +204,9 @@ def test_foreign_timestamps_are_read(text: str, micros: int) -> None:
     assert codec.parse_timestamp(text) == datetime(2026, 3, 1, 12, 0, 0, micros, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "now", "2026-03-01", "2026-03-01T12:00:00", "12:00Z"])
+@pytest.mark.parametrize(
+    "text", ["", "now", "2026-03-01", "2026-03-01T12:00:00", "12:00Z", "0001-01-01T00:00:00+14:00"]
+)
 def test_other_texts_are_no_time(text: str) -> None:
     """A time without offset, or no time at all, is refused with the header's name."""
     with pytest.raises(ContractError) as error:

@@ -379,9 +379,10 @@ def test_a_terminal_that_can_not_be_read_is_an_error(monkeypatch: pytest.MonkeyP
         source = TerminalSource(["sleep", "600"], env=ENV)
         monkeypatch.setattr(descriptors, "read_ready", fail)
         await source.start()
-        assert await source.read()  # the header
-        with pytest.raises(OSError, match="Cannot allocate memory"):
-            await source.read()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await source.read()  # the header
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                await source.read()
         await source.close()
 
     asyncio.run(scenario())
