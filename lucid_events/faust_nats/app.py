@@ -109,6 +109,7 @@ async def _stop(app: faust.App) -> None:
 
     Raises:
         Unavailable: it did not stop in order; what was not committed will be repeated.
+        DriverError: it could not store what was sent; it is ended all the same.
     """
     made: Any = app._transport
     # A task of its own: mode takes a cancellation in the middle of a stop for that of a child.
@@ -118,14 +119,14 @@ async def _stop(app: faust.App) -> None:
             stopping = asyncio.create_task(app.stop(), name="faust-nats-stop")
             await asyncio.wait((stopping,), timeout=app.conf.broker_rebalance_timeout + STOP_S)
     finally:
-        in_order = stopping is not None and stopping.done()
-        if not in_order:
+        in_time = stopping is not None and stopping.done()
+        if stopping is None or not in_time or stopping.exception() is not None:
             await _abandon(app, stopping)
         if made is not None:
             await made.link.close()
     if stopping is None:
         return
-    if not in_order:
+    if not in_time:
         raise Unavailable(f"{app.conf.id} did not stop in time: what it had not committed will be repeated")
     await stopping
 

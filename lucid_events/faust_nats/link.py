@@ -68,6 +68,7 @@ class Link:
         self._client: Client | None = None
         self._publisher = Publisher()
         self._reconnected: list[Callable[[], None]] = []
+        self.closed = False
 
     @property
     def client(self) -> Client:
@@ -103,6 +104,7 @@ class Link:
             Unsupported: it is older than 2.12, or has no JetStream.
         """
         where = ", ".join(self.options.servers)
+        self.closed = False
         try:
             async with asyncio.timeout(CONNECT_S):
                 self._client = await nats.connect(
@@ -129,7 +131,8 @@ class Link:
             raise Unsupported(f"JetStream is not available at {where}: {exc}") from exc
 
     async def close(self) -> None:
-        """Close the connection; publishes still unanswered fail as unavailable."""
+        """Close the connection; publishes still unanswered fail as unavailable, and readers end."""
+        self.closed = True
         await self._publisher.close()
         client, self._client = self._client, None
         if client is not None:

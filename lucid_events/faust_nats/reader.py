@@ -83,7 +83,7 @@ class Reader:
 
     async def _run(self) -> None:
         pause = RETRY_FIRST_S
-        while True:
+        while not self._link.closed:
             began = self.next
             try:
                 await self._follow()
